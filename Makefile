@@ -1,0 +1,64 @@
+# Two commands matter on a fresh machine: `make demo` and `make test`.
+# Both set up everything they need first; a second run starts in seconds.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NODE_STAMP := tests/clients/node/node_modules/.installed
+
+.PHONY: help setup demo test check lint slow bench test-real format lock clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## .venv with everything; .venv/bin/infern is the program
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Infern needs Python 3.11 or newer; this is %d.%d. Set PYTHON=/path/to/python3.11." % v[:2])'
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing locked dependencies (about a minute the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(NODE_STAMP): tests/clients/node/package-lock.json
+	@cd tests/clients/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+demo: setup  ## the whole network on this machine: 402, payment, proof, answer
+	@$(BIN)/infern demo
+
+test: setup $(NODE_STAMP) lint  ## style, types, imports and the default test suite
+	@$(BIN)/python -m pytest -q
+
+lint: setup  ## formatting, lint, types and import rules
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > .lint-imports.log || { cat .lint-imports.log; exit 1; }
+
+slow: setup $(NODE_STAMP)  ## the slower suites that .ci/run adds
+	@$(BIN)/python -m pytest -q -m slow
+
+test-real: setup  ## the suites that need real ckb and fnn nodes
+	@$(BIN)/python -m pytest -q -m real -rs
+
+bench: setup  ## benchmarks: direct upstream and our agent, side by side in one run
+	@$(BIN)/python -m benchmarks.run
+
+format: setup  ## rewrite the code in the project's format
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+lock:  ## recompute the locks with hashes and no download addresses (needs uv)
+	uv pip compile -q pyproject.toml --extra demo --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/runtime.lock
+	uv pip compile -q pyproject.toml requirements/dev.in --extra demo --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/dev.lock
+
+clean:  ## remove what the commands above made
+	rm -rf $(VENV) tests/clients/node/node_modules .lint-imports.log

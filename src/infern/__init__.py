@@ -1,0 +1,1 @@
+"""Infern: serve an AI model from your own machine and get paid per request over Fiber."""

@@ -1,0 +1,1 @@
+"""Fiber, pure: invoices, the JSON-RPC vocabulary of fnn, and what its answers mean."""
