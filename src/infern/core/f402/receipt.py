@@ -1,0 +1,309 @@
+"""The receipt: what was charged for what, signed by the provider's agent key.
+
+One fixed-size molecule struct (418 bytes, little-endian numbers) so that a CKB script can read it;
+JSON is only a view. It binds request and response digests to a price paid, token counts and the
+identities on chain, and never contains a preimage, a key or text. A session's receipts form a
+chain by `prev_digest`: one left out or written twice shows.
+
+Source: the frozen layout in `docs/f402-spec.md`, section Receipt.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import Final
+
+from infern.core.ckb.hashing import ckb_hash
+from infern.core.crypto import SignatureVerifier, Signer
+from infern.core.errors import InvariantViolation, JsonValue, RemoteProtocolError
+from infern.core.ids import Pubkey
+
+MAGIC: Final = b"INFERN/R1"
+BODY_BYTES: Final = 418
+SIGNATURE_BYTES: Final = 64
+CHUNK_BYTES: Final = 64
+_LEAF, _NODE = b"\x00", b"\x01"
+
+
+class Finish(IntEnum):
+    """How an answer ended."""
+
+    STOP = 0
+    LENGTH = 1
+    TOOL_CALLS = 2
+    CONTENT_FILTER = 3
+    CLIENT_LEFT = 4
+    INTERRUPTED = 5
+    OTHER = 255
+
+    @classmethod
+    def from_reason(cls, reason: str | None) -> "Finish":
+        """Map OpenAI's `finish_reason`."""
+        names = {
+            "stop": cls.STOP,
+            "length": cls.LENGTH,
+            "tool_calls": cls.TOOL_CALLS,
+            "function_call": cls.TOOL_CALLS,
+            "content_filter": cls.CONTENT_FILTER,
+        }
+        return names.get(reason or "", cls.OTHER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SellerIdentity:
+    """Who sells, as receipts name it; 32 bytes each.
+
+    Args:
+        genesis_hash: Chain the identities live on.
+        provider: Provider cell's id; before it exists, the configured identity's.
+        listing: Listing cell's id, likewise.
+        listing_data_hash: ckb hash of the listing's terms at serving time.
+        model_id: Identity of the model artefact.
+    """
+
+    genesis_hash: bytes
+    provider: bytes
+    listing: bytes
+    listing_data_hash: bytes
+    model_id: bytes
+
+    def __post_init__(self) -> None:
+        """Refuse wrong lengths and zero identities."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if len(value) != 32 or not any(value):
+                raise ValueError(f"{field.name} has 32 bytes, not all zero")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The signed statement of one answered request.
+
+    Args:
+        seller: Five identities of 32 bytes.
+        client_key_hash: 20 bytes naming the payer's credential without revealing it.
+        session: 16 bytes, one per tab.
+        seq: Position in the session, u32.
+        prev_digest: 32 bytes, digest of the session's previous receipt; zero for the first.
+        payment_ref: 32 bytes: payment hash, or digest of the hold for a prepaid key.
+        req_hash: 32 bytes, the request digest.
+        resp_root: 32 bytes, Merkle root of the delivered bytes.
+        prompt_tokens: u64, as charged.
+        completion_tokens: u64, as charged.
+        asset: 32 bytes, UDT type script hash or zero for CKB.
+        charged: Base units, u128.
+        finish: How it ended.
+        started_ms: Unix milliseconds.
+        finished_ms: Unix milliseconds.
+    """
+
+    seller: SellerIdentity
+    client_key_hash: bytes
+    session: bytes
+    seq: int
+    prev_digest: bytes
+    payment_ref: bytes
+    req_hash: bytes
+    resp_root: bytes
+    prompt_tokens: int
+    completion_tokens: int
+    asset: bytes
+    charged: int
+    finish: Finish
+    started_ms: int
+    finished_ms: int
+
+    def pack(self) -> bytes:
+        """The 418-byte struct."""
+        s = self.seller
+        out = b"".join(
+            (
+                MAGIC,
+                s.genesis_hash,
+                s.provider,
+                s.listing,
+                s.listing_data_hash,
+                s.model_id,
+                self.client_key_hash,
+                self.session,
+                self.seq.to_bytes(4, "little"),
+                self.prev_digest,
+                self.payment_ref,
+                self.req_hash,
+                self.resp_root,
+                self.prompt_tokens.to_bytes(8, "little"),
+                self.completion_tokens.to_bytes(8, "little"),
+                self.asset,
+                self.charged.to_bytes(16, "little"),
+                bytes([self.finish]),
+                self.started_ms.to_bytes(8, "little"),
+                self.finished_ms.to_bytes(8, "little"),
+            )
+        )
+        if len(out) != BODY_BYTES:
+            raise InvariantViolation("a receipt field has a wrong length")
+        return out
+
+    @property
+    def digest(self) -> bytes:
+        """32 bytes: what is signed, and what the session's next receipt names."""
+        return ckb_hash(self.pack())
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The view for people and programs that do not read molecule."""
+        s = self.seller
+        return {
+            "version": "INFERN/R1",
+            "genesis_hash": "0x" + s.genesis_hash.hex(),
+            "provider": "0x" + s.provider.hex(),
+            "listing": "0x" + s.listing.hex(),
+            "listing_data_hash": "0x" + s.listing_data_hash.hex(),
+            "model_id": "0x" + s.model_id.hex(),
+            "client_key_hash": "0x" + self.client_key_hash.hex(),
+            "session": "0x" + self.session.hex(),
+            "seq": self.seq,
+            "prev_digest": "0x" + self.prev_digest.hex(),
+            "payment_ref": "0x" + self.payment_ref.hex(),
+            "req_hash": "0x" + self.req_hash.hex(),
+            "resp_root": "0x" + self.resp_root.hex(),
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "asset": "0x" + self.asset.hex(),
+            "charged": str(self.charged),
+            "finish": self.finish.name.lower(),
+            "started_ms": self.started_ms,
+            "finished_ms": self.finished_ms,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedReceipt:
+    """A receipt with the agent's 64-byte signature over its digest."""
+
+    receipt: Receipt
+    signature: bytes
+
+    def to_text(self) -> str:
+        """Base64url without padding of struct ‖ signature: 643 characters, fit for a header."""
+        raw = self.receipt.pack() + self.signature
+        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+    def is_signed_by(self, agent: Pubkey, verifier: SignatureVerifier) -> bool:
+        """True when `agent` signed exactly this receipt."""
+        return verifier.verify(agent, self.receipt.digest, self.signature)
+
+
+def sign_receipt(receipt: Receipt, signer: Signer) -> SignedReceipt:
+    """Sign a receipt with the provider's agent key."""
+    return SignedReceipt(receipt=receipt, signature=signer.sign(receipt.digest))
+
+
+def parse_receipt(text: str) -> SignedReceipt:
+    """Read a receipt's text form. The signature is not checked here.
+
+    Raises:
+        RemoteProtocolError: Not a receipt (`invalid_request`); says nothing about money.
+    """
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        raise RemoteProtocolError("a receipt is base64url text") from None
+    if len(raw) != BODY_BYTES + SIGNATURE_BYTES or not raw.startswith(MAGIC):
+        raise RemoteProtocolError("the text is not an INFERN/R1 receipt")
+    reader = _Reader(raw[len(MAGIC) : BODY_BYTES])
+    seller_parts = [reader.take(32) for _ in range(5)]
+    try:
+        seller = SellerIdentity(
+            genesis_hash=seller_parts[0],
+            provider=seller_parts[1],
+            listing=seller_parts[2],
+            listing_data_hash=seller_parts[3],
+            model_id=seller_parts[4],
+        )
+        receipt = Receipt(
+            seller=seller,
+            client_key_hash=reader.take(20),
+            session=reader.take(16),
+            seq=reader.number(4),
+            prev_digest=reader.take(32),
+            payment_ref=reader.take(32),
+            req_hash=reader.take(32),
+            resp_root=reader.take(32),
+            prompt_tokens=reader.number(8),
+            completion_tokens=reader.number(8),
+            asset=reader.take(32),
+            charged=reader.number(16),
+            finish=Finish(reader.number(1)),
+            started_ms=reader.number(8),
+            finished_ms=reader.number(8),
+        )
+    except ValueError as error:
+        raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
+    return SignedReceipt(receipt=receipt, signature=raw[BODY_BYTES:])
+
+
+class _Reader:
+    """Takes fixed fields off a buffer whose total length was already checked."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._at = 0
+
+    def take(self, length: int) -> bytes:
+        part = self._raw[self._at : self._at + length]
+        self._at += length
+        return part
+
+    def number(self, length: int) -> int:
+        return int.from_bytes(self.take(length), "little")
+
+
+class ResponseRoot:
+    """Merkle root over 64-byte chunks of the delivered bytes, computed while they pass.
+
+    Leaves are `ckb_hash(00 ‖ chunk)`, inner nodes `ckb_hash(01 ‖ left ‖ right)`; a lone node rises
+    unchanged; no bytes at all give 32 zero bytes. Memory is one hash per tree level.
+    """
+
+    def __init__(self) -> None:
+        self._tail = bytearray()
+        self._levels: list[bytes | None] = []
+
+    def update(self, data: bytes) -> None:
+        """Take the next delivered bytes, split anywhere."""
+        tail = self._tail
+        tail += data
+        whole = len(tail) - len(tail) % CHUNK_BYTES
+        for at in range(0, whole, CHUNK_BYTES):
+            self._push(ckb_hash(_LEAF + bytes(tail[at : at + CHUNK_BYTES])))
+        del tail[:whole]
+
+    def _push(self, node: bytes) -> None:
+        level = 0
+        while level < len(self._levels):
+            left = self._levels[level]
+            if left is None:
+                self._levels[level] = node
+                return
+            self._levels[level] = None
+            node = ckb_hash(_NODE + left + node)
+            level += 1
+        self._levels.append(node)
+
+    def root(self) -> bytes:
+        """The root of all bytes so far; more may still be added afterwards."""
+        node = ckb_hash(_LEAF + bytes(self._tail)) if self._tail else None
+        for left in self._levels:
+            if left is not None:
+                node = left if node is None else ckb_hash(_NODE + left + node)
+        return node or bytes(32)
+
+
+def response_root(parts: Iterable[bytes]) -> bytes:
+    """Merkle root of a whole response, for verifiers."""
+    tree = ResponseRoot()
+    for part in parts:
+        tree.update(part)
+    return tree.root()

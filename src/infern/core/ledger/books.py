@@ -1,0 +1,98 @@
+"""Conservation: what must be true of a whole ledger at any moment.
+
+Checked after every test, at start-up and on request. Amounts are summed per asset.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from infern.core.ledger.hold import Hold, HoldState
+from infern.core.ledger.tab import Tab
+from infern.core.units import Asset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Sums over all tabs of one asset, and what came from and went to the outside.
+
+    Args:
+        deposited: Everything credited to tabs, transfers between tabs included.
+        balance: What payers can still use: the operator's liability, with `held`.
+        held: Reserved by open holds.
+        spent: The operator's revenue.
+        refunded: Taken out of tabs, transfers included.
+        transferred: Moved from tab to tab; part of both `deposited` and `refunded`.
+        received: What Fiber payments brought in from outside.
+        sent: What was paid out to the outside.
+    """
+
+    deposited: int
+    balance: int
+    held: int
+    spent: int
+    refunded: int
+    transferred: int
+    received: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """A consistent snapshot of a ledger.
+
+    Args:
+        tabs: Every tab.
+        holds: Every open hold (ended ones may be left out).
+        received: Base units credited from outside, by asset.
+        transferred: Base units moved between tabs, by asset.
+        sent: Base units paid out, by asset.
+    """
+
+    tabs: tuple[Tab, ...]
+    holds: tuple[Hold, ...]
+    received: dict[Asset, int]
+    transferred: dict[Asset, int]
+    sent: dict[Asset, int]
+
+
+def totals(books: Books) -> dict[Asset, Totals]:
+    """Sums by asset."""
+    by_asset: dict[Asset, list[Tab]] = defaultdict(list)
+    for tab in books.tabs:
+        by_asset[tab.asset].append(tab)
+    for asset in (*books.received, *books.transferred, *books.sent):
+        by_asset[asset] += []
+    return {
+        asset: Totals(
+            deposited=sum(t.deposited for t in tabs),
+            balance=sum(t.balance for t in tabs),
+            held=sum(t.held for t in tabs),
+            spent=sum(t.spent for t in tabs),
+            refunded=sum(t.refunded for t in tabs),
+            transferred=books.transferred.get(asset, 0),
+            received=books.received.get(asset, 0),
+            sent=books.sent.get(asset, 0),
+        )
+        for asset, tabs in by_asset.items()
+    }
+
+
+def violations(books: Books) -> list[str]:
+    """Everything that is wrong with a ledger, in words; an empty list when nothing is."""
+    found = []
+    open_by_tab: dict[str, int] = defaultdict(int)
+    for hold in books.holds:
+        if hold.state is HoldState.OPEN:
+            open_by_tab[hold.tab_id] += hold.amount
+    for tab in books.tabs:
+        if tab.held != open_by_tab.pop(tab.tab_id, 0):
+            found.append(f"tab {tab.tab_id}: held is not the sum of its open holds")
+    found += [f"an open hold names tab {tab_id}, which is not there" for tab_id in open_by_tab]
+    for asset, t in totals(books).items():
+        if t.deposited != t.balance + t.held + t.spent + t.refunded:
+            found.append(f"{asset}: deposited is not balance + held + spent + refunded")
+        if t.deposited != t.received + t.transferred:
+            found.append(f"{asset}: tabs were credited with something that never came in")
+        if t.refunded != t.sent + t.transferred:
+            found.append(f"{asset}: tabs were debited for something that never went out")
+    return found

@@ -1,0 +1,117 @@
+"""The tab: the one money object. Everything that pays resolves to one.
+
+An API key is a long-lived tab; a per-request payment is a tab with one deposit, scoped to one
+request; a free allowance is a tab the treasury funds. Four columns and one equation:
+`deposited = balance + held + spent + refunded`.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from infern.core.errors import InsufficientBalance, InvariantViolation, LedgerError
+from infern.core.ids import TabId
+from infern.core.units import MAX_LEDGER_AMOUNT, Asset, checked_amount, format_amount
+
+
+class TabKind(StrEnum):
+    """What a tab stands for."""
+
+    KEY = "key"
+    REQUEST = "request"
+    FREE = "free"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tab:
+    """One tab's sums, in base units of its asset, each 0..2^63-1.
+
+    Args:
+        tab_id: Primary key.
+        kind: What it stands for.
+        asset: What the sums count.
+        deposited: All that ever came in.
+        held: Reserved by open holds.
+        spent: Captured for delivered answers.
+        refunded: Sent out again, or moved to another tab.
+    """
+
+    tab_id: TabId
+    kind: TabKind
+    asset: Asset
+    deposited: int = 0
+    held: int = 0
+    spent: int = 0
+    refunded: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse rows that break the equation or a range; such a row must never be written."""
+        for value in (self.deposited, self.held, self.spent, self.refunded):
+            checked_amount(value, limit=MAX_LEDGER_AMOUNT)
+        if self.balance < 0:
+            raise InvariantViolation(f"tab {self.tab_id} holds or spent more than was deposited")
+
+    @property
+    def balance(self) -> int:
+        """What can still be held, spent or refunded."""
+        return self.deposited - self.held - self.spent - self.refunded
+
+
+def deposit(tab: Tab, amount: int) -> Tab:
+    """Credit `amount`, which has arrived.
+
+    Raises:
+        LedgerError: The sum would not fit the ledger (`ledger_conflict`); nothing is booked.
+    """
+    checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+    if tab.deposited + amount > MAX_LEDGER_AMOUNT:
+        raise LedgerError("the tab cannot hold that much", code="ledger_conflict")
+    return replace(tab, deposited=tab.deposited + amount)
+
+
+def hold(tab: Tab, amount: int) -> Tab:
+    """Reserve `amount` of the balance.
+
+    Raises:
+        InsufficientBalance: The balance does not cover it; nothing is held.
+    """
+    checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+    if amount > tab.balance:
+        raise InsufficientBalance(
+            f"The balance of {format_amount(tab.balance, tab.asset)} does not cover this request's "
+            f"ceiling of {format_amount(amount, tab.asset)}; top the key up, or ask for fewer "
+            "tokens.",
+            details={
+                "balance": str(tab.balance),
+                "held": str(tab.held),
+                "required": str(amount),
+            },
+        )
+    return replace(tab, held=tab.held + amount)
+
+
+def capture(tab: Tab, held: int, charged: int) -> Tab:
+    """End a hold of `held` by charging `charged` of it; the rest returns to the balance.
+
+    Raises:
+        InvariantViolation: The charge exceeds the hold, or the hold is not in the tab: our bug.
+    """
+    checked_amount(held, limit=MAX_LEDGER_AMOUNT)
+    checked_amount(charged, limit=MAX_LEDGER_AMOUNT)
+    if charged > held or held > tab.held:
+        raise InvariantViolation(f"charge {charged} of hold {held} on {tab.tab_id}")
+    return replace(tab, held=tab.held - held, spent=tab.spent + charged)
+
+
+def release(tab: Tab, held: int) -> Tab:
+    """End a hold of `held` without charge."""
+    return capture(tab, held, 0)
+
+
+def withdraw(tab: Tab, amount: int) -> Tab:
+    """Take `amount` out of the balance, to a payee or to another tab.
+
+    Raises:
+        InsufficientBalance: The balance does not cover it; nothing is taken.
+    """
+    reserved = hold(tab, amount)
+    return replace(reserved, held=tab.held, refunded=tab.refunded + amount)
