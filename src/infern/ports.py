@@ -4,17 +4,31 @@ Services depend on these; `infern.adapters` implements them; `infern.cli.compose
 Every method says how it fails and what that means for the money.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from infern.core.crypto import SignatureVerifier, Signer
+from infern.core.f402.receipt import Receipt
 from infern.core.fiber.call import RpcCall
+from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
+from infern.core.ledger.books import Books
+from infern.core.ledger.hold import Hold
+from infern.core.ledger.records import (
+    Captured,
+    KeyRecord,
+    PaidRequest,
+    StoredReceipt,
+    Topup,
+    TopupState,
+)
+from infern.core.ledger.tab import Tab
 
 __all__ = [
     "Clock",
     "Entropy",
     "FiberNode",
+    "Ledger",
     "ModelServer",
     "SignatureVerifier",
     "Signer",
@@ -95,11 +109,13 @@ class UpstreamReply(Protocol):
         """Media type without parameters, lower case; empty when absent."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives, bounded in size and by an idle deadline.
+    async def read(self) -> bytes:
+        """The next bytes of the body as they arrive; empty at its end.
+
+        Safe to cancel: a cancelled read loses no bytes.
 
         Raises:
-            UpstreamUnavailable: The connection broke, stalled or sent too much.
+            UpstreamUnavailable: The connection broke or the body is over its limit.
         """
         ...
 
@@ -111,13 +127,128 @@ class UpstreamReply(Protocol):
 class ModelServer(Protocol):
     """Anything that answers OpenAI's HTTP API: the thing a provider sells access to."""
 
-    async def send(
-        self, request: UpstreamRequest, *, first_byte_timeout_ms: int, idle_timeout_ms: int
-    ) -> UpstreamReply:
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
         """Send a request and return when the reply's headers are here.
+
+        Deadlines are the caller's: cancelling closes the connection and so the work upstream.
 
         Raises:
             UpstreamUnavailable: No connection, no reply in time, or a reply that breaks HTTP.
                 Nothing was delivered.
         """
+        ...
+
+
+class Ledger(Protocol):
+    """Tabs, holds and what they add up to; each method is one durable transaction.
+
+    Every method may raise `LedgerError` (`ledger_unavailable`): the ledger is away or full and
+    nothing was booked. A call whose caller is cancelled still completes or fails as a whole.
+    """
+
+    async def create_key(self, key: KeyRecord) -> None:
+        """Make a key and its empty tab."""
+        ...
+
+    async def find_key(self, key_digest: bytes) -> KeyRecord | None:
+        """The key with this digest; None when there is none."""
+        ...
+
+    async def tab(self, tab_id: TabId) -> Tab:
+        """A tab as it stands.
+
+        Raises:
+            LedgerError: There is no such tab (`ledger_conflict`).
+        """
+        ...
+
+    async def delete_empty_keys(self, *, created_before_ms: int, limit: int) -> int:
+        """Forget keys that were never funded and have no open top-up; returns how many."""
+        ...
+
+    async def add_topup(self, topup: Topup, *, open_limit: int) -> None:
+        """Record an invoice before it is shown.
+
+        Raises:
+            QuotaExceeded: The key has `open_limit` open top-ups already.
+        """
+        ...
+
+    async def topup(self, payment_hash: PaymentHash) -> Topup | None:
+        """One top-up."""
+        ...
+
+    async def open_topups(self, *, limit: int) -> list[Topup]:
+        """Top-ups whose outcome is not known yet, oldest first."""
+        ...
+
+    async def end_topup(self, payment_hash: PaymentHash, state: TopupState, *, now_ms: int) -> None:
+        """Credit a paid top-up, once, or mark it expired. Repeating it changes nothing."""
+        ...
+
+    async def hold(self, hold: Hold) -> Tab:
+        """Reserve a ceiling on a tab; returns the tab after it.
+
+        Raises:
+            InsufficientBalance: Nothing is held.
+        """
+        ...
+
+    async def claim(self, paid: PaidRequest, hold: Hold) -> None:
+        """Take a proof: deposit what it paid, once, and hold it, in one step.
+
+        `hold.amount` is cut to what the request's tab has left.
+
+        Raises:
+            ProtocolError: `request_in_progress` or `already_delivered`; nothing is booked.
+        """
+        ...
+
+    async def capture(
+        self,
+        hold_id: HoldId,
+        receipt: Receipt,
+        *,
+        request_id: RequestId,
+        remainder_to: KeyRecord | None,
+    ) -> Captured:
+        """End a hold by charging `receipt.charged`, place the receipt and move the remainder.
+
+        Raises:
+            LedgerError: The hold has ended (`ledger_conflict`); nothing is charged twice.
+        """
+        ...
+
+    async def release(self, hold_id: HoldId, *, now_ms: int) -> None:
+        """End a hold without charge. A hold that has ended, or never was, is left as it is."""
+        ...
+
+    async def redeem(self, paid: PaidRequest, key: KeyRecord, *, now_ms: int) -> int:
+        """Move what a paid request has left to a key; returns base units moved by all calls.
+
+        Raises:
+            ProtocolError: `request_in_progress`; nothing is moved.
+        """
+        ...
+
+    async def receipt(self, request_id: RequestId) -> StoredReceipt | None:
+        """One receipt."""
+        ...
+
+    async def receipt_of_payment(self, payment_hash: PaymentHash) -> StoredReceipt | None:
+        """The receipt of a paid request's answer; None while there is none."""
+        ...
+
+    async def receipts(
+        self, tab_id: TabId, *, after: RequestId | None, limit: int
+    ) -> list[StoredReceipt]:
+        """Receipts of a tab in session order, after one of them."""
+        ...
+
+    async def recover(self, *, now_ms: int) -> int:
+        """Release every hold a dead process left open; returns how many. Once, at start-up."""
+        ...
+
+    async def books(self) -> Books:
+        """A consistent snapshot for the conservation check."""
         ...

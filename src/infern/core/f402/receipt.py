@@ -11,7 +11,7 @@ Source: the frozen layout in `docs/f402-spec.md`, section Receipt.
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Final
 
@@ -115,6 +115,14 @@ class Receipt:
     started_ms: int
     finished_ms: int
 
+    def placed(self, *, session: bytes, seq: int, prev_digest: bytes) -> "Receipt":
+        """The same statement at its place in a session.
+
+        The ledger decides the place in the transaction that captures the hold, so that answers
+        which finish at the same moment still form one chain.
+        """
+        return replace(self, session=session, seq=seq, prev_digest=prev_digest)
+
     def pack(self) -> bytes:
         """The 418-byte struct."""
         s = self.seller
@@ -145,6 +153,43 @@ class Receipt:
         if len(out) != BODY_BYTES:
             raise InvariantViolation("a receipt field has a wrong length")
         return out
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> "Receipt":
+        """Read the 418-byte struct.
+
+        Raises:
+            RemoteProtocolError: Not a receipt (`invalid_request`).
+        """
+        if len(raw) != BODY_BYTES or not raw.startswith(MAGIC):
+            raise RemoteProtocolError("the bytes are not an INFERN/R1 receipt")
+        reader = _Reader(raw[len(MAGIC) :])
+        try:
+            return cls(
+                seller=SellerIdentity(
+                    genesis_hash=reader.take(32),
+                    provider=reader.take(32),
+                    listing=reader.take(32),
+                    listing_data_hash=reader.take(32),
+                    model_id=reader.take(32),
+                ),
+                client_key_hash=reader.take(20),
+                session=reader.take(16),
+                seq=reader.number(4),
+                prev_digest=reader.take(32),
+                payment_ref=reader.take(32),
+                req_hash=reader.take(32),
+                resp_root=reader.take(32),
+                prompt_tokens=reader.number(8),
+                completion_tokens=reader.number(8),
+                asset=reader.take(32),
+                charged=reader.number(16),
+                finish=Finish(reader.number(1)),
+                started_ms=reader.number(8),
+                finished_ms=reader.number(8),
+            )
+        except ValueError as error:
+            raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
 
     @property
     def digest(self) -> bytes:
@@ -212,35 +257,7 @@ def parse_receipt(text: str) -> SignedReceipt:
         raise RemoteProtocolError("a receipt is base64url text") from None
     if len(raw) != BODY_BYTES + SIGNATURE_BYTES or not raw.startswith(MAGIC):
         raise RemoteProtocolError("the text is not an INFERN/R1 receipt")
-    reader = _Reader(raw[len(MAGIC) : BODY_BYTES])
-    seller_parts = [reader.take(32) for _ in range(5)]
-    try:
-        seller = SellerIdentity(
-            genesis_hash=seller_parts[0],
-            provider=seller_parts[1],
-            listing=seller_parts[2],
-            listing_data_hash=seller_parts[3],
-            model_id=seller_parts[4],
-        )
-        receipt = Receipt(
-            seller=seller,
-            client_key_hash=reader.take(20),
-            session=reader.take(16),
-            seq=reader.number(4),
-            prev_digest=reader.take(32),
-            payment_ref=reader.take(32),
-            req_hash=reader.take(32),
-            resp_root=reader.take(32),
-            prompt_tokens=reader.number(8),
-            completion_tokens=reader.number(8),
-            asset=reader.take(32),
-            charged=reader.number(16),
-            finish=Finish(reader.number(1)),
-            started_ms=reader.number(8),
-            finished_ms=reader.number(8),
-        )
-    except ValueError as error:
-        raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
+    receipt = Receipt.unpack(raw[:BODY_BYTES])
     return SignedReceipt(receipt=receipt, signature=raw[BODY_BYTES:])
 
 

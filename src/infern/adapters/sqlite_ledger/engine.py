@@ -1,0 +1,161 @@
+"""One writer thread over one SQLite file, committing many commands at once.
+
+A command is a function of the connection. Each runs inside its own savepoint, so that one that
+fails takes nothing else with it; the whole batch is then committed with one fsync and only then
+do callers hear of success. Nobody else may write: the file is locked for the process.
+
+Source: SQLite documentation on WAL and `synchronous=FULL` (durable across power loss).
+"""
+
+import asyncio
+import fcntl
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import IO, Any, Final, TypeVar
+
+from infern.core.errors import ConfigError, InfernError, LedgerError
+
+T = TypeVar("T")
+Command = Callable[[sqlite3.Connection], T]
+
+MAX_QUEUE: Final = 10_000
+"""Commands waiting at once; above it callers are refused, nothing is booked."""
+MAX_BATCH: Final = 256
+"""Commands per commit."""
+_log = logging.getLogger(__name__)
+
+
+class WriterEngine:
+    """Runs commands one after another in a thread of its own; see the module's first lines.
+
+    Args:
+        path: The database file; its parent exists.
+        schema: SQL that makes the tables when they are absent.
+
+    Raises:
+        ConfigError: Another process has the ledger open, or the file is not usable.
+    """
+
+    def __init__(self, path: Path, schema: str) -> None:
+        self._lock_file = _lock(path)
+        try:
+            self._connection = _open(path, schema)
+        except sqlite3.Error as error:
+            self._lock_file.close()
+            raise ConfigError(f"the ledger {path.name} cannot be opened: {error}") from error
+        self._queue: queue.Queue[tuple[Command[Any], Future[Any]] | None] = queue.Queue(MAX_QUEUE)
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="infern-ledger", daemon=True)
+        self._thread.start()
+
+    async def run(self, command: Command[T]) -> T:
+        """Run a command and wait until it is durable.
+
+        Cancelling the wait does not stop the command.
+
+        Raises:
+            LedgerError: `ledger_unavailable`; the command had no effect.
+            InfernError: Whatever the command itself refused with; it had no effect.
+        """
+        # Without the shield a cancelled wait would cancel a command still in the queue.
+        return await asyncio.shield(asyncio.wrap_future(self.submit(command)))
+
+    def submit(self, command: Command[T]) -> "Future[T]":
+        """Queue a command from any thread."""
+        future: Future[T] = Future()
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        try:
+            self._queue.put_nowait((command, future))
+        except queue.Full:
+            raise LedgerError("the ledger is overloaded; try again", retry_after_s=1) from None
+        return future
+
+    def close(self) -> None:
+        """Finish what is queued, then close. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        self._connection.close()
+        self._lock_file.close()
+
+    def _run(self) -> None:
+        open_for_business = True
+        while open_for_business:
+            batch = [self._queue.get()]
+            while len(batch) < MAX_BATCH and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            jobs = [job for job in batch if job is not None]
+            open_for_business = len(jobs) == len(batch)
+            if jobs:
+                self._commit(jobs)
+
+    def _commit(self, jobs: list[tuple[Command[Any], Future[Any]]]) -> None:
+        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for command, future in jobs:
+                if future.set_running_or_notify_cancel():
+                    outcomes.append((future, *self._one(command)))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _log.exception("the ledger could not commit")
+            self._rollback()
+            failure = LedgerError(f"the ledger could not commit: {error}")
+            outcomes = [(future, None, failure) for _, future in jobs if not future.cancelled()]
+        for future, result, problem in outcomes:
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+
+    def _one(self, command: Command[Any]) -> tuple[Any, BaseException | None]:
+        self._connection.execute("SAVEPOINT command")
+        try:
+            result = command(self._connection)
+        except InfernError as refusal:
+            self._undo()
+            return None, refusal
+        except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
+            self._undo()
+            return None, bug
+        self._connection.execute("RELEASE command")
+        return result, None
+
+    def _undo(self) -> None:
+        self._connection.execute("ROLLBACK TO command")
+        self._connection.execute("RELEASE command")
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+
+def _lock(path: Path) -> IO[bytes]:
+    handle = path.with_suffix(path.suffix + ".lock").open("ab")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise ConfigError(
+            f"another process has the ledger {path.name} open; one seller owns one ledger"
+        ) from None
+    return handle
+
+
+def _open(path: Path, schema: str) -> sqlite3.Connection:
+    path.touch(mode=0o600, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA wal_autocheckpoint=4000")
+    connection.executescript(schema)
+    return connection

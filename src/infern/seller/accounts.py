@@ -1,0 +1,290 @@
+"""Keys, top-ups, balances, receipts and redemption: the endpoints beside inference.
+
+Plain Starlette; none of this is on the hot path. Each handler is one small conversation with the
+ledger, and every refusal has the OpenAI error shape.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from infern.core.errors import (
+    IdentityRejected,
+    InfernError,
+    JsonValue,
+    ProtocolError,
+    QuotaExceeded,
+    RemoteProtocolError,
+)
+from infern.core.f402.credential import key_digest, make_key, parse_credential
+from infern.core.f402.offer import terms_to_json
+from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.ids import (
+    RequestId,
+    TabId,
+    base32_id,
+    parse_payment_hash,
+    parse_preimage,
+)
+from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup
+from infern.core.ledger.tab import Tab
+from infern.core.units import CKB, parse_amount
+from infern.core.wire.endpoints import Endpoint
+from infern.core.wire.render import render_error
+from infern.core.wire.strict_json import loads_object
+from infern.seller.http import read_body, read_head
+from infern.seller.limits import AddressLimiter
+from infern.seller.minting import LINKS
+from infern.seller.parts import SellerParts
+from infern.seller.pricing import price_request
+from infern.seller.settlement import paid_request
+
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_RECEIPTS: Final = 100
+NO_STORE: Final = {"cache-control": "no-store"}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Accounts:
+    """The `/v1/f402/*` and `/v1/models` endpoints over a seller's parts."""
+
+    def __init__(self, parts: SellerParts) -> None:
+        self._parts = parts
+        self._new_keys = AddressLimiter(
+            per_minute=parts.config.limits.keys_per_minute,
+            capacity=parts.config.limits.addresses,
+        )
+
+    def routes(self) -> list[Route]:
+        """Starlette routes; errors are rendered by `handle`."""
+        table: list[tuple[str, str, Handler]] = [
+            ("GET", "/v1/models", self.models),
+            ("GET", "/v1/models/{model:path}", self.model),
+            ("POST", "/v1/f402/quote", self.quote),
+            ("POST", "/v1/f402/keys", self.new_key),
+            ("POST", "/v1/f402/topups", self.new_topup),
+            ("GET", "/v1/f402/topups/{payment_hash}", self.topup),
+            ("GET", "/v1/f402/balance", self.balance),
+            ("GET", "/v1/f402/receipts", self.receipts),
+            ("GET", "/v1/f402/receipts/{request_id}", self.receipt),
+            ("POST", "/v1/f402/redeem", self.redeem),
+        ]
+        return [Route(path, self._handle(run), methods=[verb]) for verb, path, run in table]
+
+    def _handle(self, run: Handler) -> Handler:
+        async def handler(request: Request) -> Response:
+            try:
+                return await run(request)
+            except InfernError as error:
+                rendered = render_error(error, self._parts.request_id())
+                return Response(rendered.body, rendered.status, rendered.headers)
+
+        return handler
+
+    async def models(self, _: Request) -> Response:
+        """Everything on sale, in OpenAI's list shape with prices."""
+        data = [self._model_json(listing.model) for listing in self._parts.backend.listings()]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """One model."""
+        return JSONResponse(self._model_json(request.path_params["model"]))
+
+    def _model_json(self, name: str) -> dict[str, JsonValue]:
+        listing = self._parts.backend.find(name)
+        if listing is None:
+            raise ProtocolError(
+                f"the model {name[:80]!r} is not served here", code="model_not_found"
+            )
+        config = self._parts.config
+        return {
+            "id": listing.model,
+            "object": "model",
+            "created": listing.created_s,
+            "owned_by": "infern",
+            **listing.to_json(),
+            "f402": {
+                "version": 1,
+                "network": config.network.fiber_id,
+                "pay_to": config.pay_to.hex(),
+                "agent_pubkey": config.agent.hex(),
+                "listing": listing.listing_id,
+            },
+        }
+
+    async def quote(self, request: Request) -> Response:
+        """What a request would cost at most, for free and without an invoice."""
+        target = request.query_params.get("target", Endpoint.CHAT_COMPLETIONS.path)
+        endpoint = Endpoint.from_path(target)
+        if endpoint is None:
+            raise RemoteProtocolError(f"{target[:80]!r} is not a priced endpoint")
+        limit = self._parts.config.limits.anonymous_body_bytes
+        order = price_request(self._parts.backend, endpoint, await self._body(request, limit))
+        return JSONResponse(
+            {"model": order.listing.model, "quote": terms_to_json(order.terms)}, headers=NO_STORE
+        )
+
+    async def new_key(self, request: Request) -> Response:
+        """Make a prepaid key; worthless until it is funded."""
+        body = loads_object(await self._body(request) or b"{}")
+        amount = self._topup_amount(body) if "amount" in body else None
+        address = request.client.host if request.client else ""
+        if not self._new_keys.take(address, self._parts.clock.now_ms()):
+            raise QuotaExceeded("Too many new keys from this address.", retry_after_s=60)
+        text = make_key(self._parts.entropy.random_bytes(32))
+        key = KeyRecord(
+            key_digest=key_digest(text),
+            key_id=base32_id("key_", self._parts.entropy.random_bytes(16)),
+            tab_id=TabId(base32_id("tab_", self._parts.entropy.random_bytes(16))),
+            session=self._parts.entropy.random_bytes(16),
+            asset=CKB,
+            created_ms=self._parts.clock.now_ms(),
+        )
+        await self._parts.ledger.create_key(key)
+        answer: dict[str, JsonValue] = {
+            "api_key": text,
+            "key_id": key.key_id,
+            "links": dict(LINKS),
+        }
+        if amount is not None:
+            answer["topup"] = self._topup_json(await self._mint_topup(key, amount), key)
+        return JSONResponse(answer, 201, headers=NO_STORE)
+
+    async def new_topup(self, request: Request) -> Response:
+        """Mint an invoice that credits the key when it is paid."""
+        key = await self._key(request)
+        amount = self._topup_amount(loads_object(await self._body(request)))
+        topup = await self._mint_topup(key, amount)
+        return JSONResponse(self._topup_json(topup, key), 201, headers=NO_STORE)
+
+    def _topup_amount(self, body: dict[str, JsonValue]) -> int:
+        limits = self._parts.config.limits
+        value = body.get("amount")
+        if not isinstance(value, str):
+            raise RemoteProtocolError(
+                'amount must be a decimal string of base units, e.g. "100000000" for 1 CKB',
+                param="amount",
+            )
+        amount = parse_amount(value)
+        if not limits.min_topup <= amount <= limits.max_topup:
+            raise RemoteProtocolError(
+                f"a top-up is between {limits.min_topup} and {limits.max_topup} base units",
+                param="amount",
+            )
+        return amount
+
+    async def _mint_topup(self, key: KeyRecord, amount: int) -> Topup:
+        topup = await self._parts.minter.topup(amount=amount, key_id=key.key_id, tab_id=key.tab_id)
+        # Recorded before it is shown: an invoice nobody watches would be money lost.
+        limit = self._parts.config.limits.topups_per_key
+        await self._parts.ledger.add_topup(topup, open_limit=limit)
+        self._parts.topups.watch(topup)
+        return topup
+
+    def _topup_json(self, topup: Topup, key: KeyRecord) -> dict[str, JsonValue]:
+        config = self._parts.config
+        return {
+            "payment_hash": topup.payment_hash.hex(),
+            "invoice": topup.invoice,
+            "amount": str(topup.amount),
+            "asset": str(key.asset),
+            "network": config.network.fiber_id,
+            "pay_to": config.pay_to.hex(),
+            "expires_at": topup.expires_ms // 1000,
+            "key_id": topup.key_id,
+            "status": topup.state.value,
+        }
+
+    async def topup(self, request: Request) -> Response:
+        """One top-up of the key."""
+        key = await self._key(request)
+        payment_hash = parse_payment_hash(request.path_params["payment_hash"])
+        topup = await self._parts.ledger.topup(payment_hash)
+        if topup is None or topup.tab_id != key.tab_id:
+            raise ProtocolError("this key has no such top-up", code="not_found")
+        return JSONResponse(self._topup_json(topup, key), headers=NO_STORE)
+
+    async def balance(self, request: Request) -> Response:
+        """The key's tab."""
+        key = await self._key(request)
+        tab = await self._parts.ledger.tab(key.tab_id)
+        return JSONResponse({"key_id": key.key_id, **tab_json(tab)}, headers=NO_STORE)
+
+    async def receipts(self, request: Request) -> Response:
+        """The key's receipts in session order, a page at a time."""
+        key = await self._key(request)
+        after = request.query_params.get("after")
+        text = request.query_params.get("limit", "20")
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_RECEIPTS:
+            raise RemoteProtocolError(f"limit is a number from 1 to {MAX_RECEIPTS}", param="limit")
+        found = await self._parts.ledger.receipts(
+            key.tab_id, after=RequestId(after) if after else None, limit=int(text)
+        )
+        rows = [self._receipt_json(stored) for stored in found]
+        following = found[-1].request_id if len(found) == int(text) else None
+        return JSONResponse({"data": rows, "next": following}, headers=NO_STORE)
+
+    async def receipt(self, request: Request) -> Response:
+        """One receipt; its request id is unguessable, so knowing it is enough."""
+        stored = await self._parts.ledger.receipt(RequestId(request.path_params["request_id"]))
+        if stored is None:
+            raise ProtocolError("there is no receipt of this request", code="not_found")
+        return JSONResponse(self._receipt_json(stored), headers=NO_STORE)
+
+    def _receipt_json(self, stored: StoredReceipt) -> dict[str, JsonValue]:
+        receipt = Receipt.unpack(stored.packed)
+        return {
+            "request_id": stored.request_id,
+            "receipt": receipt.to_json(),
+            "signed": sign_receipt(receipt, self._parts.agent).to_text(),
+            "agent_pubkey": self._parts.agent.pubkey.hex(),
+            "charged": str(stored.charged),
+            "remainder": str(stored.remainder),
+            "remainder_to": stored.remainder_to,
+        }
+
+    async def redeem(self, request: Request) -> Response:
+        """Move what a paid challenge has left to the caller's key. Repeating it is harmless."""
+        key = await self._key(request)
+        body = loads_object(await self._body(request))
+        token, preimage = body.get("challenge"), body.get("preimage")
+        if not isinstance(token, str) or not isinstance(preimage, str | None):
+            raise RemoteProtocolError("challenge must be the token of the 402", param="challenge")
+        challenge = await self._parts.proofs.verify_for_redeem(
+            token, parse_preimage(preimage) if preimage else None
+        )
+        credited = await self._parts.ledger.redeem(
+            paid_request(challenge, self._parts.entropy), key, now_ms=self._parts.clock.now_ms()
+        )
+        return JSONResponse({"credited": str(credited), "key_id": key.key_id}, headers=NO_STORE)
+
+    async def _key(self, request: Request) -> KeyRecord:
+        head = read_head(request.scope, request_id="")
+        credential = parse_credential(head.headers)
+        if credential.key is None:
+            raise IdentityRejected("This needs your prepaid key: Authorization: Bearer inf_sk_…")
+        return await self._parts.keys.find(credential.key, head.address)
+
+    async def _body(self, request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+        head = read_head(request.scope, request_id="")
+        return await read_body(
+            head,
+            request.receive,
+            limit_bytes=limit,
+            timeout_ms=self._parts.config.limits.body_timeout_ms,
+        )
+
+
+def tab_json(tab: Tab) -> dict[str, JsonValue]:
+    """A tab's sums as decimal strings."""
+    return {
+        "asset": str(tab.asset),
+        "balance": str(tab.balance),
+        "held": str(tab.held),
+        "deposited": str(tab.deposited),
+        "spent": str(tab.spent),
+        "refunded": str(tab.refunded),
+    }

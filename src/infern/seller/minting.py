@@ -1,0 +1,160 @@
+"""Making offers: a Fiber invoice and the token that goes with it, within strict limits.
+
+Every invoice stays in the node's store for ever, so an unpaid 402 costs us disk and the asker
+nothing. Above the limits the answer is a quote without an invoice; paying users never notice.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from infern.core.errors import InfernError, Money, TransportError
+from infern.core.f402.challenge import Challenge, Mode, Terms, derive_preimage, mint_token
+from infern.core.f402.checks import realm_of
+from infern.core.f402.digest import invoice_description, topup_description
+from infern.core.f402.offer import Offer
+from infern.core.fiber.invoice import HashAlgorithm
+from infern.core.fiber.rpc import NewInvoice
+from infern.core.fiber.types import InvoiceRecord
+from infern.core.ids import PaymentHash, Preimage, RequestDigest, TabId
+from infern.core.ledger.records import Topup
+from infern.ports import Clock, Entropy, FiberNode
+from infern.seller.backend import Listing
+from infern.seller.config import SellerConfig
+from infern.seller.limits import AddressLimiter, ExpiringCount, TokenBucket
+
+MINT_TIMEOUT_MS: Final = 5_000
+LINKS: Final[Mapping[str, str]] = {
+    "keys": "/v1/f402/keys",
+    "topups": "/v1/f402/topups",
+    "quote": "/v1/f402/quote",
+    "redeem": "/v1/f402/redeem",
+}
+_log = logging.getLogger(__name__)
+
+
+class Minter:
+    """Makes invoices at the seller's own node. One per process."""
+
+    def __init__(
+        self, config: SellerConfig, *, fiber: FiberNode, clock: Clock, entropy: Entropy
+    ) -> None:
+        limits = config.limits
+        self._config = config
+        self._fiber = fiber
+        self._clock = clock
+        self._entropy = entropy
+        self._rate = TokenBucket(tokens=limits.mints_per_s, period_ms=1000, burst=limits.mint_burst)
+        self._open = ExpiringCount(limits.open_invoices)
+        self._addresses = AddressLimiter(
+            per_minute=limits.address_per_minute, capacity=limits.addresses
+        )
+
+    def may_mint(self, address: str) -> bool:
+        """True when an anonymous request from here may have an invoice; uses up its allowance."""
+        now_ms = self._clock.now_ms()
+        return (
+            self._addresses.take(address, now_ms)
+            and self._rate.take(now_ms)
+            and self._open.add(
+                now_ms=now_ms,
+                expires_ms=now_ms + self._config.limits.invoice_expiry_s * 1000,
+            )
+        )
+
+    async def offer(
+        self, *, listing: Listing, terms: Terms, digest: RequestDigest, target: str
+    ) -> Offer:
+        """Mint an invoice for exactly this request and write its token.
+
+        Raises:
+            TransportError: `fiber_unavailable`; nothing moved.
+        """
+        config = self._config
+        nonce = self._entropy.random_bytes(16)
+        preimage = derive_preimage(config.secrets.preimage_key, nonce)
+        now_s = self._clock.now_ms() // 1000
+        record = await self._mint(
+            amount=terms.ceiling,
+            preimage=preimage,
+            description=invoice_description(digest),
+            expiry_s=config.limits.invoice_expiry_s,
+        )
+        challenge = Challenge(
+            issuer=realm_of(config.public_url),
+            network=config.network,
+            asset=terms.price.asset,
+            amount=terms.ceiling,
+            pay_to=config.pay_to,
+            payment_hash=_hash(preimage),
+            digest=digest,
+            listing=listing.listing_id,
+            mode=Mode.UPFRONT,
+            issued_at_s=now_s,
+            expires_at_s=now_s + config.limits.invoice_expiry_s,
+            redeem_until_s=now_s + config.limits.redeem_s,
+            nonce=nonce,
+            terms=terms,
+        )
+        secrets = config.secrets
+        return Offer(
+            challenge=challenge,
+            token=mint_token(challenge, kid=secrets.kid, key=secrets.challenge_keys[secrets.kid]),
+            invoice=record.invoice_text,
+            resource=config.public_url + target,
+            provider=config.agent.hex(),
+            links=LINKS,
+        )
+
+    async def topup(self, *, amount: int, key_id: str, tab_id: TabId) -> Topup:
+        """Mint a top-up invoice for a key. The caller records it before showing it.
+
+        Raises:
+            TransportError: `fiber_unavailable`; nothing moved.
+        """
+        preimage = Preimage(self._entropy.random_bytes(32))
+        expiry_s = self._config.limits.topup_expiry_s
+        now_ms = self._clock.now_ms()
+        record = await self._mint(
+            amount=amount,
+            preimage=preimage,
+            description=topup_description(key_id),
+            expiry_s=expiry_s,
+        )
+        return Topup(
+            payment_hash=_hash(preimage),
+            tab_id=tab_id,
+            key_id=key_id,
+            amount=amount,
+            invoice=record.invoice_text,
+            expires_ms=now_ms + expiry_s * 1000,
+            created_ms=now_ms,
+        )
+
+    async def _mint(
+        self, *, amount: int, preimage: Preimage, description: str, expiry_s: int
+    ) -> InvoiceRecord:
+        call = NewInvoice(
+            amount=amount,
+            network=self._config.network,
+            description=description,
+            preimage=preimage,
+            expiry_s=expiry_s,
+            hash_algorithm=HashAlgorithm.SHA256,
+        )
+        try:
+            return await self._fiber.call(call, timeout_ms=MINT_TIMEOUT_MS)
+        except InfernError as error:
+            _log.warning("the Fiber node made no invoice: %s", error)
+            raise TransportError(
+                "This seller's Fiber node does not answer, so it cannot take payments now. "
+                "Nothing was paid; try again.",
+                code="fiber_unavailable",
+                money=Money.UNMOVED,
+                retry_after_s=5,
+            ) from error
+
+
+def _hash(preimage: Preimage) -> PaymentHash:
+    return PaymentHash(hashlib.sha256(preimage).digest())

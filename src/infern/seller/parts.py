@@ -1,0 +1,32 @@
+"""The parts of a seller, put together once and shared by its endpoints."""
+
+from dataclasses import dataclass
+
+from infern.core.ids import RequestId, base32_id
+from infern.ports import Clock, Entropy, Ledger, Signer
+from infern.seller.backend import Backend
+from infern.seller.config import SellerConfig
+from infern.seller.keys import KeyRing
+from infern.seller.minting import Minter
+from infern.seller.proofs import ProofDesk
+from infern.seller.topups import TopupWatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SellerParts:
+    """Everything a seller's endpoints share."""
+
+    config: SellerConfig
+    backend: Backend
+    ledger: Ledger
+    agent: Signer
+    clock: Clock
+    entropy: Entropy
+    minter: Minter
+    proofs: ProofDesk
+    keys: KeyRing
+    topups: TopupWatch
+
+    def request_id(self) -> RequestId:
+        """A new, unguessable request id."""
+        return RequestId(base32_id("req_", self.entropy.random_bytes(16)))

@@ -1,0 +1,111 @@
+"""Watching top-up invoices until they are paid or expired: the payer need do nothing.
+
+The ledger knows every open top-up, so a restart resumes where it stopped. The node's events only
+wake this up sooner; what counts is what the node answers when asked.
+"""
+
+import logging
+from typing import Final
+
+import anyio
+
+from infern.core.errors import InfernError, LedgerError
+from infern.core.fiber.rpc import GetInvoice
+from infern.core.fiber.types import InvoiceStatus
+from infern.core.ids import PaymentHash
+from infern.core.ledger.records import Topup, TopupState
+from infern.ports import Clock, FiberNode, Ledger
+from infern.seller.keys import KeyRing
+
+ASK_TIMEOUT_MS: Final = 5_000
+WAIT_MS: Final = (50, 100, 250, 500, 1_000, 2_000)
+"""Waits between two questions about one invoice; the last one repeats."""
+SWEEP_MS: Final = 5_000
+WATCHED: Final = 1_000
+"""Top-ups watched closely at once; the sweep sees to the rest."""
+SWEEP_BATCH: Final = 500
+GRACE_MS: Final = 600_000
+"""An expired invoice whose payment was already on its way may still be paid; ask that long."""
+_log = logging.getLogger(__name__)
+
+
+class TopupWatch:
+    """Credits paid top-ups. `run` must be running for anything to happen."""
+
+    def __init__(
+        self, *, ledger: Ledger, fiber: FiberNode, clock: Clock, keys: KeyRing, empty_key_s: int
+    ) -> None:
+        self._ledger = ledger
+        self._fiber = fiber
+        self._clock = clock
+        self._keys = keys
+        self._empty_key_ms = empty_key_s * 1000
+        self._watched: set[PaymentHash] = set()
+        self._new: list[Topup] = []
+        self._wake = anyio.Event()
+
+    def watch(self, topup: Topup) -> None:
+        """Look after a new top-up closely, if there is room; the sweep finds it otherwise."""
+        if len(self._watched) + len(self._new) < WATCHED:
+            self._new.append(topup)
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._sweep_for_ever)
+            while True:
+                await self._wake.wait()
+                self._wake = anyio.Event()
+                new, self._new = self._new, []
+                for topup in new:
+                    self._watched.add(topup.payment_hash)
+                    group.start_soon(self._follow, topup)
+
+    async def _follow(self, topup: Topup) -> None:
+        try:
+            attempt = 0
+            while self._clock.now_ms() < topup.expires_ms:
+                if await self.settle(topup):
+                    return
+                wait_ms = WAIT_MS[min(attempt, len(WAIT_MS) - 1)]
+                attempt += 1
+                await self._fiber.wait_change(topup.payment_hash, timeout_ms=wait_ms)
+        finally:
+            self._watched.discard(topup.payment_hash)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            try:
+                for topup in await self._ledger.open_topups(limit=SWEEP_BATCH):
+                    if topup.payment_hash not in self._watched:
+                        await self.settle(topup)
+                await self._forget_empty_keys()
+            except LedgerError:
+                _log.exception("the top-up sweep could not reach the ledger")
+            await self._clock.sleep_ms(SWEEP_MS)
+
+    async def _forget_empty_keys(self) -> None:
+        before_ms = self._clock.now_ms() - self._empty_key_ms
+        if await self._ledger.delete_empty_keys(created_before_ms=before_ms, limit=SWEEP_BATCH):
+            self._keys.forget_all()
+
+    async def settle(self, topup: Topup) -> bool:
+        """Ask the node once; True when the top-up's outcome is known and booked."""
+        try:
+            record = await self._fiber.call(
+                GetInvoice(payment_hash=topup.payment_hash), timeout_ms=ASK_TIMEOUT_MS
+            )
+        except InfernError as error:
+            _log.warning("the Fiber node did not answer about a top-up: %s", error)
+            return False
+        now_ms = self._clock.now_ms()
+        if record.status is InvoiceStatus.PAID:
+            await self._ledger.end_topup(topup.payment_hash, TopupState.PAID, now_ms=now_ms)
+            _log.info("top-up of %s for %s credited", topup.amount, topup.key_id)
+            return True
+        gone = record.status in (InvoiceStatus.EXPIRED, InvoiceStatus.CANCELLED)
+        if gone and now_ms > topup.expires_ms + GRACE_MS:
+            await self._ledger.end_topup(topup.payment_hash, TopupState.EXPIRED, now_ms=now_ms)
+            return True
+        return False
