@@ -71,7 +71,7 @@ def compress(data: bytes) -> bytes:
             code = (code << shift) | bits
             length += shift
         # Bounds that close in on the middle from both sides leave the next bit undecided.
-        undecided = _BITS - 1 - max(_HALF - low, high - _HALF).bit_length()
+        undecided = _BITS - 1 - (_HALF - low | high - _HALF).bit_length()
         if undecided > 0:
             low = _HALF - ((_HALF - low) << undecided)
             high = _HALF + ((high - _HALF) << undecided)
@@ -101,53 +101,78 @@ def decompress(data: bytes, *, max_bytes: int) -> bytes:
     model = bytearray(_FRESH_MODEL)
     find, rfind, insert = model.find, model.rfind, model.insert
     out = bytearray()
-    low, high, total = 0, _TOP, _FRESH_TOTAL
-    # The window is the 48 bits that decide; `unread` bits follow it. Behind the data stand zeros.
+    low, width, total = 0, _TOP, _FRESH_TOTAL
+    symbol = above = 0
+    # `offset` is how far above `low` the 48 bits under inspection lie; `unread` bits of data
+    # follow them. Behind the data stand zeros.
     stream = int.from_bytes(data, "big") << _BITS
     unread = 8 * len(data)
-    window = stream >> unread
+    offset = stream >> unread
     while True:
-        width = high - low
-        offset = window - low
-        slot = offset * total // width  # exact, where the coder's own bound may lie 1 lower:
-        end = total - 1
-        if slot < end:
-            through = rfind(model[slot]) + 1
-            if int(width * (through / total)) <= offset:
-                slot = through
-        if slot == end:
-            below, through = end, total
-        else:
+        slot = offset * total // width  # exact, where the format's own bound may lie 1 lower
+        while slot < total - 1:
             symbol = model[slot]
-            below, through = find(symbol), rfind(symbol) + 1
-            if len(out) == max_bytes:
-                raise ExpandsTooFarError(f"the data expands to more than {max_bytes} bytes")
-            out.append(symbol)
-            insert(below, symbol)
-        high = low + int(width * (through / total))
-        low += int(width * (below / total))
+            through = rfind(symbol) + 1
+            above = int(width * (through / total))
+            if above > offset:
+                break
+            slot = through
+        else:
+            break  # the end mark
+        if len(out) == max_bytes:
+            raise ExpandsTooFarError(f"the data expands to more than {max_bytes} bytes")
+        out.append(symbol)
+        at = find(symbol)
+        below = int(width * (at / total))
+        insert(at, symbol)
         total += 1
 
-        shift = _agreed_bits(low, high)
-        low = (low & (_MASK >> shift)) << shift
-        high = high if high == _TOP else (high & (_MASK >> shift)) << shift
-        undecided = max(_BITS - 1 - max(_HALF - low, high - _HALF).bit_length(), 0)
-        low = _HALF - ((_HALF - low) << undecided)
-        high = _HALF + ((high - _HALF) << undecided)
-        taken = shift + undecided
+        low += below
+        width = above - below
+        high = low + width
+        if low and high != _TOP:
+            taken = _BITS - ((low - 1) ^ high).bit_length()
+        else:
+            taken = _agreed_bits(low, high)
+        low = (low & _MASK >> taken) << taken
+        under, over = _HALF - low, low + (width << taken) - _HALF
+        undecided = _BITS - 1 - (under | over).bit_length()
+        if undecided > 0:
+            low = _HALF - (under << undecided)
+            taken += undecided
+        width <<= taken
         unread -= taken
         if unread < 0:
             raise CodedDataError("the data breaks off before its end mark")
-        fresh = (stream >> unread) & ((1 << taken) - 1)
-        window = ((window & (_MASK >> shift)) << taken) + fresh - (_HALF << undecided) + _HALF
-        if slot == end:
-            break
-    # All bits before the window follow from the symbols. What remains is the encoder's choice.
-    decided = 8 * len(data) - unread
-    tail = _QUARTER if low <= _QUARTER else _HALF
-    if window != tail or len(data) != (decided + _FINAL_BITS + 7) // 8:
-        raise CodedDataError("the data does not end as the encoder ends it")
+        offset = (offset - below) << taken | stream >> unread & (1 << taken) - 1
+
+    _check_end(data, low=low, width=width, total=total, offset=offset, unread=unread)
     return bytes(out)
+
+
+def _check_end(data: bytes, *, low: int, width: int, total: int, offset: int, unread: int) -> None:
+    """Check that the data ends as the encoder ends it, given the decoder's state at the mark.
+
+    The symbols fix every bit up to here. What is left is the encoder's choice: it narrows to the
+    end mark and writes one point of that interval, 01 or 10 and then zeros, in the fewest bytes.
+    """
+    below = int(width * ((total - 1) / total))
+    low += below
+    width -= below
+    taken = _agreed_bits(low, low + width)
+    low = (low & _MASK >> taken) << taken
+    under, over = _HALF - low, low + (width << taken) - _HALF
+    undecided = max(_BITS - 1 - (under | over).bit_length(), 0)
+    low = _HALF - (under << undecided)
+    taken += undecided
+    unread -= taken
+    written = 8 * len(data) - unread + _FINAL_BITS
+    if unread < 0 or len(data) != (written + 7) // 8:
+        raise CodedDataError("the data does not end as the encoder ends it")
+    rest = int.from_bytes(data, "big") << _BITS >> unread & (1 << taken) - 1
+    point = low + ((offset - below) << taken | rest)
+    if point != (_QUARTER if low <= _QUARTER else _HALF):
+        raise CodedDataError("the data does not end as the encoder ends it")
 
 
 def _agreed_bits(low: int, high: int) -> int:
