@@ -121,6 +121,7 @@ CODES: Final[Mapping[str, CodeSpec]] = {
     "no_route": _spec(402, _S, _U, "Fiber finds no path to the payee"),
     "payment_failed": _spec(402, _S, _U, "Fiber reports that the payment failed"),
     "payment_outcome_unknown": _spec(402, _S, _X, "the payment may still succeed; do not repeat"),
+    "receipt_mismatch": _spec(502, _N, _M, "the answer's receipt is missing or does not fit it"),
     # The inference did not happen or broke off.
     "no_provider": _spec(503, _S, _U, "no live provider"),
     "provider_failed": _spec(502, _S, _U, "the model server failed; nothing was charged"),
