@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The provider agent: the seller pipeline in front of one's own model server."""

@@ -138,6 +138,7 @@ class Responder:
         self._request_id = request_id
         self._stall_timeout_ms = stall_timeout_ms
         self.started = False
+        self.ended = False
 
     async def _write(self, message: Message) -> None:
         try:
@@ -171,6 +172,7 @@ class Responder:
         Raises:
             ClientGone: The client does not take them.
         """
+        self.ended = True
         await self._write({"type": "http.response.body", "body": data, "more_body": False})
 
     async def json(

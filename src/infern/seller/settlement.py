@@ -14,7 +14,7 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, LedgerError
+from infern.core.errors import InvariantViolation, JsonValue, LedgerError
 from infern.core.f402.challenge import Challenge, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
@@ -171,10 +171,30 @@ class Settlement:
         if scope.cancelled_caught:
             _log.error("hold %s was not released in time; start-up will", self._hold_id)
 
+    @property
+    def is_settled(self) -> bool:
+        """True once the hold was captured."""
+        return self._settled is not None
+
     def cost(self, usage: BilledUsage) -> int:
-        """Base units for what was delivered; never above the ceiling."""
+        """Base units for what was delivered: never above the ceiling, nothing for nothing."""
+        if usage.is_empty:
+            return 0
         charged = self._sale.terms.price.cost(usage.prompt_tokens, usage.completion_tokens)
         return min(charged, self.ceiling)
+
+    def summary(self, usage: BilledUsage) -> dict[str, JsonValue]:
+        """The `f402` member of an answer: what it cost and where the rest went."""
+        charged = self.cost(usage)
+        return {
+            "request_id": self._sale.request_id,
+            "asset": str(self._sale.terms.price.asset),
+            "charged": str(charged),
+            "remainder": str(self.ceiling - charged),
+            "remainder_to": self.remainder_to,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
 
     async def capture(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> Settled:
         """Charge for what was delivered and sign the receipt. Not interrupted by cancellation.

@@ -1,0 +1,235 @@
+"""A provider's configuration, as it stands in `provider.toml`.
+
+Everything has a default but the price: nobody is to sell at a price they did not choose.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+from infern.core.errors import ConfigError
+from infern.core.market.price import Price
+from infern.core.units import Network
+from infern.core.wire.bounds import ModelLimits
+from infern.core.wire.endpoints import Endpoint
+from infern.core.wire.rewrite import TokenLimitDialect
+from infern.seller.config import SellerLimits
+
+DEFAULT_LISTEN: Final = "127.0.0.1:9402"
+T = TypeVar("T")
+
+EXAMPLE: Final = """\
+# What `infern provider run` reads. Amounts are shannon; 1 CKB is 100000000 shannon.
+[provider]
+listen = "127.0.0.1:9402"
+public_url = "http://127.0.0.1:9402"   # what consumers type; https unless it is loopback
+network = "dev"                        # dev, testnet or mainnet
+upstream = "http://127.0.0.1:8000/v1"  # your model server; leave out for the embedded toy model
+
+[fiber]
+rpc_url = "http://127.0.0.1:8227"      # your Fiber node
+
+[[models]]
+name = "my-model"                      # what consumers ask for
+upstream_name = "my-model"             # what your server calls it
+context_tokens = 8192
+max_completion_tokens = 2048
+default_completion_tokens = 1024
+request_fee = 1000
+input_per_mtok = 200000000
+output_per_mtok = 600000000
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One model on sale.
+
+    Args:
+        name: What consumers ask for.
+        upstream_name: What the model server calls it.
+        price: What it costs.
+        limits: Context and output ceilings.
+        endpoints: What it may be used for.
+        token_limit: Which member tells the server how much to write.
+    """
+
+    name: str
+    upstream_name: str
+    price: Price
+    limits: ModelLimits
+    endpoints: frozenset[Endpoint]
+    token_limit: TokenLimitDialect
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderConfig:
+    """A provider's whole configuration.
+
+    Args:
+        listen_host: Address to bind.
+        listen_port: Port to bind; 0 for a free one.
+        public_url: Where consumers reach it.
+        network: The CKB and Fiber network.
+        upstream: Base URL of the model server; None for the embedded toy model.
+        upstream_api_key: Its key, if it wants one.
+        embedded_pace_tokens_per_s: Slows the embedded model's streams down; None for full speed.
+        fiber_rpc_url: The provider's Fiber node.
+        fiber_rpc_token: Its biscuit, if it wants one.
+        models: What is on sale.
+        limits: See `SellerLimits`.
+        require_preimage: See `SellerConfig`.
+    """
+
+    listen_host: str
+    listen_port: int
+    public_url: str
+    network: Network
+    upstream: str | None
+    upstream_api_key: str | None = field(repr=False)
+    embedded_pace_tokens_per_s: int | None
+    fiber_rpc_url: str
+    fiber_rpc_token: str | None = field(repr=False)
+    models: tuple[ModelConfig, ...]
+    limits: SellerLimits
+    require_preimage: bool
+
+
+Table = Mapping[str, Any]
+
+
+def parse_provider_config(document: Table) -> ProviderConfig:
+    """Read a parsed `provider.toml`.
+
+    Raises:
+        ConfigError: With the member at fault and what to write instead.
+    """
+    _only(document, {"provider", "fiber", "models", "limits"}, "the file")
+    provider, fiber = _table(document, "provider"), _table(document, "fiber")
+    _only(
+        provider,
+        {"listen", "public_url", "network", "upstream", "upstream_api_key"}
+        | {"require_preimage", "embedded_pace_tokens_per_s"},
+        "[provider]",
+    )
+    _only(fiber, {"rpc_url", "rpc_token"}, "[fiber]")
+    host, port = _listen(_get(provider, "listen", str, DEFAULT_LISTEN))
+    models = document.get("models", [])
+    if not isinstance(models, list) or not models:
+        raise ConfigError("name at least one model with its price in a [[models]] section")
+    return ProviderConfig(
+        listen_host=host,
+        listen_port=port,
+        public_url=_public_url(_get(provider, "public_url", str, f"http://{host}:{port}")),
+        network=_network(_get(provider, "network", str, "dev")),
+        upstream=_get(provider, "upstream", str, "") or None,
+        upstream_api_key=_get(provider, "upstream_api_key", str, "") or None,
+        embedded_pace_tokens_per_s=_get(provider, "embedded_pace_tokens_per_s", int, 0) or None,
+        fiber_rpc_url=_get(fiber, "rpc_url", str, "http://127.0.0.1:8227"),
+        fiber_rpc_token=_get(fiber, "rpc_token", str, "") or None,
+        models=_distinct(tuple(_model(table) for table in models)),
+        limits=_limits(_table(document, "limits")),
+        require_preimage=_get(provider, "require_preimage", bool, default=False),
+    )
+
+
+def _distinct(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+    if len({model.name for model in models}) != len(models):
+        raise ConfigError("two [[models]] have the same name")
+    return models
+
+
+def _model(table: Table) -> ModelConfig:
+    if not isinstance(table, Mapping):
+        raise ConfigError("[[models]] must be tables")
+    limits_names = {f.name for f in dataclasses.fields(ModelLimits)}
+    prices = {"request_fee", "input_per_mtok", "output_per_mtok"}
+    _only(
+        table,
+        {"name", "upstream_name", "endpoints", "token_limit"} | prices | limits_names,
+        "[[models]]",
+    )
+    name = _get(table, "name", str, "")
+    if not name:
+        raise ConfigError("every [[models]] needs a name")
+    if not {"input_per_mtok", "output_per_mtok"} <= table.keys():
+        raise ConfigError(
+            f"model {name} needs input_per_mtok and output_per_mtok, in shannon per million tokens"
+        )
+    endpoints = [
+        _endpoint(e) for e in table.get("endpoints", [Endpoint.CHAT_COMPLETIONS.path])
+    ] or [Endpoint.CHAT_COMPLETIONS]
+    try:
+        price = Price(**{p: _get(table, p, int, 0) for p in prices})
+        limits = ModelLimits(**{k: v for k, v in table.items() if k in limits_names})
+        dialect = TokenLimitDialect(_get(table, "token_limit", str, "max_tokens"))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model {name}: {error}") from error
+    return ModelConfig(
+        name=name,
+        upstream_name=_get(table, "upstream_name", str, name),
+        price=price,
+        limits=limits,
+        endpoints=frozenset(endpoints),
+        token_limit=dialect,
+    )
+
+
+def _endpoint(path: object) -> Endpoint:
+    endpoint = Endpoint.from_path(path) if isinstance(path, str) else None
+    if endpoint is None:
+        known = ", ".join(e.path for e in Endpoint)
+        raise ConfigError(f"{path!r} is not an endpoint; use {known}")
+    return endpoint
+
+
+def _limits(table: Table) -> SellerLimits:
+    names = {f.name for f in dataclasses.fields(SellerLimits)}
+    _only(table, names, "[limits]")
+    return SellerLimits(**{name: _get(table, name, int, 0) for name in table})
+
+
+def _listen(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f'listen is "host:port", not {text!r}')
+    return host.strip("[]"), int(port)
+
+
+def _public_url(text: str) -> str:
+    parts = urlsplit(text)
+    plain = parts.path in ("", "/") and not parts.query and not parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.netloc or not plain:
+        raise ConfigError(f"public_url is scheme and host, like https://me.example, not {text!r}")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _network(text: str) -> Network:
+    try:
+        return Network(text)
+    except ValueError:
+        raise ConfigError(f"network is dev, testnet or mainnet, not {text!r}") from None
+
+
+def _table(document: Table, name: str) -> Table:
+    value = document.get(name, {})
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"[{name}] must be a section")
+    return value
+
+
+def _get(table: Table, name: str, kind: type[T], default: T) -> T:
+    value = table.get(name, default)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(f"{name} must be of type {kind.__name__}")
+    return value
+
+
+def _only(table: Table, known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise ConfigError(
+            f"{where} has the unknown member {unknown[0]!r}; known are {', '.join(sorted(known))}"
+        )

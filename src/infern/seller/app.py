@@ -1,0 +1,136 @@
+"""The seller's ASGI application: the priced endpoints by hand, everything else by Starlette."""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+import anyio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from infern.core.errors import InfernError, InvariantViolation, ProtocolError
+from infern.core.ledger.books import violations
+from infern.core.wire.endpoints import Endpoint
+from infern.core.wire.render import render_error
+from infern.ports import Clock, Entropy, FiberNode, Ledger, Signer
+from infern.seller.accounts import Accounts
+from infern.seller.backend import Backend
+from infern.seller.config import SellerConfig
+from infern.seller.http import Receive, Scope, Send
+from infern.seller.keys import KeyRing
+from infern.seller.minting import Minter
+from infern.seller.parts import SellerParts
+from infern.seller.pipeline import Pipeline
+from infern.seller.proofs import ProofDesk
+from infern.seller.topups import TopupWatch
+
+HOT: Final[Mapping[str, Endpoint]] = {endpoint.path: endpoint for endpoint in Endpoint}
+_log = logging.getLogger(__name__)
+
+
+def assemble(
+    config: SellerConfig,
+    *,
+    backend: Backend,
+    ledger: Ledger,
+    fiber: FiberNode,
+    agent: Signer,
+    clock: Clock,
+    entropy: Entropy,
+) -> SellerParts:
+    """Put a seller's parts together."""
+    keys = KeyRing(ledger, clock)
+    return SellerParts(
+        config=config,
+        backend=backend,
+        ledger=ledger,
+        agent=agent,
+        clock=clock,
+        entropy=entropy,
+        minter=Minter(config, fiber=fiber, clock=clock, entropy=entropy),
+        proofs=ProofDesk(config, fiber=fiber, clock=clock),
+        keys=keys,
+        topups=TopupWatch(
+            ledger=ledger,
+            fiber=fiber,
+            clock=clock,
+            keys=keys,
+            empty_key_s=config.limits.empty_key_s,
+        ),
+    )
+
+
+async def open_books(parts: SellerParts) -> int:
+    """Release what a dead process left held, and check that no unit is missing.
+
+    Raises:
+        InvariantViolation: The ledger does not add up; nothing must be sold on it.
+    """
+    released = await parts.ledger.recover(now_ms=parts.clock.now_ms())
+    if released:
+        _log.warning("released %d holds of a process that died; nobody was charged", released)
+    wrong = violations(await parts.ledger.books())
+    if wrong:
+        raise InvariantViolation("; ".join(wrong))
+    return released
+
+
+class SellerApp:
+    """The ASGI callable. Starlette's lifespan runs the top-up watch."""
+
+    def __init__(self, parts: SellerParts) -> None:
+        self._parts = parts
+        self._pipeline = Pipeline(parts)
+        self._rest = Starlette(
+            routes=[
+                *Accounts(parts).routes(),
+                Route("/health", self._health),
+                Route("/ready", self._ready),
+            ],
+            exception_handlers={HTTPException: self._not_here, Exception: self._bug},
+            lifespan=self._lifespan,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        endpoint = HOT.get(scope.get("path", "")) if scope["type"] == "http" else None
+        if endpoint is None:
+            await self._rest(scope, receive, send)
+        else:
+            await self._pipeline(endpoint, scope, receive, send)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        await open_books(self._parts)
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._parts.topups.run)
+            yield
+            group.cancel_scope.cancel()
+
+    async def _health(self, _: Request) -> Response:
+        """The process runs."""
+        return JSONResponse({"status": "ok"})
+
+    async def _ready(self, _: Request) -> Response:
+        """The model server answers."""
+        ready = await self._parts.backend.ready()
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def _not_here(self, request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        code = "method_not_allowed" if status == 405 else "not_found"
+        return self._render(
+            ProtocolError(f"there is no {request.method} {request.url.path[:120]} here", code=code)
+        )
+
+    async def _bug(self, request: Request, error: Exception) -> Response:
+        _log.exception("unexpected failure at %s", request.url.path, exc_info=error)
+        return self._render(InfernError("Something broke here; the operator's log has more."))
+
+    def _render(self, error: InfernError) -> Response:
+        rendered = render_error(error, self._parts.request_id())
+        return Response(rendered.body, rendered.status, rendered.headers)

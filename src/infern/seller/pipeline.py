@@ -1,0 +1,235 @@
+"""The one pipeline: authorise → quote → hold → forward → meter → capture → receipt.
+
+A framework-free ASGI handler for the priced endpoints. Prepaid keys and payment proofs take the
+same path; they differ in who `Payer` is. Order of refusals: read and size, price, credential,
+hold. Nothing is held for a request that cannot be served.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+from typing import Final
+
+from infern.core.errors import InfernError, PaymentRequired, ProtocolError, RemoteProtocolError
+from infern.core.f402.challenge import open_token
+from infern.core.f402.credential import Credential, Proof, parse_credential
+from infern.core.f402.digest import request_digest
+from infern.core.f402.offer import (
+    PAYMENT_RESPONSE_HEADER,
+    offer_details,
+    offer_headers,
+    offer_message,
+    settlement_header,
+    terms_to_json,
+)
+from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.ids import RequestDigest, RequestId
+from infern.core.units import format_amount, parse_amount
+from infern.core.wire.endpoints import Endpoint
+from infern.seller.http import (
+    ClientGone,
+    HttpRequest,
+    Receive,
+    Responder,
+    Scope,
+    Send,
+    read_body,
+    read_head,
+)
+from infern.seller.limits import Slots
+from infern.seller.minting import LINKS
+from infern.seller.parts import SellerParts
+from infern.seller.pricing import Order, price_request
+from infern.seller.relay import Relay
+from infern.seller.settlement import Payer, Sale, Settlement
+
+MAX_AMOUNT_HEADER: Final = "f402-max-amount"
+_log = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """Serves priced requests. One per process."""
+
+    def __init__(self, parts: SellerParts) -> None:
+        self._parts = parts
+        limits = parts.config.limits
+        self._paid = Slots(limits.open_requests, "open requests")
+        self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
+
+    async def __call__(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer one request to a priced endpoint."""
+        request_id = self._parts.request_id()
+        responder = Responder(
+            send,
+            request_id=request_id,
+            stall_timeout_ms=self._parts.config.limits.stall_timeout_ms,
+        )
+        try:
+            head = read_head(scope, request_id=request_id)
+            if head.method != "POST":
+                raise ProtocolError("this path takes POST", code="method_not_allowed")
+            await self._answer(Exchange(endpoint, head, receive, responder))
+        except ClientGone:
+            _log.debug("%s: the client left", request_id)
+        except InfernError as error:
+            await _refuse(responder, error)
+
+    async def _answer(self, exchange: "Exchange") -> None:
+        head, limits = exchange.head, self._parts.config.limits
+        credential = parse_credential(head.headers)
+        anonymous = credential.is_anonymous
+        with (self._unpaid if anonymous else self._paid).one():
+            body = await read_body(
+                head,
+                exchange.receive,
+                limit_bytes=limits.anonymous_body_bytes if anonymous else limits.paid_body_bytes,
+                timeout_ms=limits.body_timeout_ms,
+            )
+            digest = request_digest(head.method, head.target, body)
+            order = price_request(self._parts.backend, exchange.endpoint, body)
+            if credential.proof is not None:
+                await self._by_proof(exchange, credential, credential.proof, order, digest)
+                return
+            _check_cap(head, order)
+            if credential.key is None:
+                await self._offer(exchange, order, digest)
+                return
+            key = await self._parts.keys.find(credential.key, head.address)
+            await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
+
+    async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
+        """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
+        head = exchange.head
+        if not self._parts.minter.may_mint(head.address):
+            raise PaymentRequired(
+                f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
+                "made because too many unpaid ones are out; create a prepaid key (POST "
+                f"{LINKS['keys']}), or try again in a minute.",
+                retry_after_s=60,
+                details={
+                    "invoice": None,
+                    "quote": terms_to_json(order.terms),
+                    "links": dict(LINKS),
+                },
+            )
+        offer = await self._parts.minter.offer(
+            listing=order.listing, terms=order.terms, digest=digest, target=head.target
+        )
+        error = PaymentRequired(
+            offer_message(offer, order.listing.model), details=offer_details(offer)
+        )
+        await exchange.responder.error(error, offer_headers(offer))
+
+    async def _by_proof(
+        self,
+        exchange: "Exchange",
+        credential: Credential,
+        proof: Proof,
+        order: Order,
+        digest: RequestDigest,
+    ) -> None:
+        parts = self._parts
+        try:
+            challenge = await parts.proofs.verify(proof, digest)
+            key = None
+            if credential.key is not None:
+                key = await parts.keys.find(credential.key, exchange.head.address)
+            if challenge.terms is None:
+                raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
+            # Honoured as quoted, whatever the listing says by now.
+            quoted = replace(order, terms=challenge.terms)
+            payer = Payer(key=key, challenge=challenge)
+            await self._sell(exchange, quoted, payer, digest)
+        except ProtocolError as error:
+            if error.code == "already_delivered":
+                await self._attach_receipt(error, proof)
+            if exchange.responder.started:
+                raise
+            headers = _failure_headers(parts, proof, error)
+            await exchange.responder.error(error, headers)
+
+    async def _sell(
+        self, exchange: "Exchange", order: Order, payer: Payer, digest: RequestDigest
+    ) -> None:
+        parts = self._parts
+        sale = Sale(
+            listing=order.listing,
+            payer=payer,
+            terms=order.terms,
+            digest=digest,
+            request_id=RequestId(exchange.head.request_id),
+        )
+        settlement = Settlement(
+            ledger=parts.ledger,
+            clock=parts.clock,
+            entropy=parts.entropy,
+            agent=parts.agent,
+            sale=sale,
+        )
+        async with settlement:
+            await Relay(
+                backend=parts.backend,
+                order=order,
+                settlement=settlement,
+                sale=sale,
+                limits=parts.config.limits,
+                clock=parts.clock,
+                responder=exchange.responder,
+            ).serve(exchange.receive)
+
+    async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
+        challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)
+        stored = await self._parts.ledger.receipt_of_payment(challenge.payment_hash)
+        if stored is None:
+            return
+        signed = sign_receipt(Receipt.unpack(stored.packed), self._parts.agent)
+        error.details = {
+            "request_id": stored.request_id,
+            "receipt": signed.to_text(),
+            "charged": str(stored.charged),
+            "remainder": str(stored.remainder),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request under way: where it came in and where its answer goes."""
+
+    endpoint: Endpoint
+    head: HttpRequest
+    receive: Receive
+    responder: Responder
+
+
+async def _refuse(responder: Responder, error: InfernError) -> None:
+    if responder.started:
+        # Streams render their own errors; only a broken write can bring us here.
+        _log.warning("an answer that had begun ended with %r", error)
+        return
+    try:
+        await responder.error(error)
+    except ClientGone:
+        _log.debug("the client left before it read an error")
+
+
+def _ceiling(order: Order) -> str:
+    return format_amount(order.terms.ceiling, order.terms.price.asset)
+
+
+def _check_cap(head: HttpRequest, order: Order) -> None:
+    cap = head.headers.get(MAX_AMOUNT_HEADER)
+    if cap is not None and order.terms.ceiling > parse_amount(cap):
+        raise PaymentRequired(
+            f"This request costs at most {_ceiling(order)}, which is above your F402-Max-Amount.",
+            code="price_above_max",
+            details={"quote": terms_to_json(order.terms)},
+        )
+
+
+def _failure_headers(parts: SellerParts, proof: Proof, error: ProtocolError) -> dict[str, str]:
+    try:
+        challenge = open_token(proof.token, parts.config.secrets.challenge_keys)
+    except RemoteProtocolError:
+        return {}
+    return {PAYMENT_RESPONSE_HEADER: settlement_header(challenge, success=False, reason=error.code)}

@@ -1,0 +1,272 @@
+"""Forwarding, metering and delivering one held request, plain or streamed.
+
+What was delivered is what the client's socket took. Nothing delivered, nothing charged; a stream
+that breaks off is charged for what went out, never above the hold. The receipt of a stream rides
+in an SSE comment, because clients ignore comments and stumble over unknown events.
+"""
+
+import logging
+from typing import Final
+
+import anyio
+
+from infern.core.errors import (
+    DeliveryError,
+    InfernError,
+    JsonValue,
+    ProtocolError,
+    RemoteProtocolError,
+    UpstreamUnavailable,
+)
+from infern.core.f402.offer import PAYMENT_RESPONSE_HEADER, settlement_header
+from infern.core.f402.receipt import Finish, response_root
+from infern.core.wire.strict_json import dumps, loads_object
+from infern.core.wire.usage import charge_usage, count_body, read_usage
+from infern.ports import Clock, UpstreamReply
+from infern.seller.backend import Backend
+from infern.seller.config import SellerLimits
+from infern.seller.http import ClientGone, Receive, Responder
+from infern.seller.pricing import Order
+from infern.seller.settlement import Sale, Settled, Settlement
+from infern.seller.streaming import StreamDelivery
+
+MAX_ERROR_BYTES: Final = 64 * 1024
+MAX_ERROR_CHARS: Final = 500
+_log = logging.getLogger(__name__)
+
+
+class Relay:
+    """Serves one request inside its settlement. Use once."""
+
+    def __init__(
+        self,
+        *,
+        backend: Backend,
+        order: Order,
+        settlement: Settlement,
+        sale: Sale,
+        limits: SellerLimits,
+        clock: Clock,
+        responder: Responder,
+    ) -> None:
+        self._backend = backend
+        self._order = order
+        self._settlement = settlement
+        self._sale = sale
+        self._limits = limits
+        self._clock = clock
+        self._responder = responder
+        self._delivery: StreamDelivery | None = None
+
+    async def serve(self, receive: Receive) -> None:
+        """Answer the request, or raise why not while nothing has been sent.
+
+        Raises:
+            InfernError: Nothing was sent and nothing will be charged.
+            ClientGone: The client left; what it took is charged.
+        """
+        failure = await self._until_gone(receive)
+        if failure is None:
+            return
+        delivery = self._delivery
+        if delivery is None or not self._responder.started:
+            raise failure
+        await delivery.close(failure)
+        if isinstance(failure, ClientGone):
+            raise failure
+
+    async def _until_gone(self, receive: Receive) -> InfernError | ClientGone | None:
+        """Run the work until it ends or the client leaves; returns how it failed."""
+        outcome: list[InfernError | ClientGone] = []
+        run = self._stream if self._order.request.stream else self._plain
+
+        async def work() -> None:
+            try:
+                with anyio.fail_after(self._limits.total_timeout_ms / 1000):
+                    await run()
+            except (InfernError, ClientGone) as error:
+                outcome.append(error)
+            except TimeoutError:
+                outcome.append(_timeout("the answer took longer than this seller allows"))
+            group.cancel_scope.cancel()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(work)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not self._responder.ended:
+                outcome.append(ClientGone())
+            group.cancel_scope.cancel()
+        return outcome[0] if outcome else None
+
+    async def _send(self) -> UpstreamReply:
+        """Forward the request and wait for the reply's headers."""
+        try:
+            with anyio.fail_after(self._limits.first_byte_timeout_ms / 1000):
+                reply = await self._backend.send(
+                    self._order.listing, self._order.request, self._order.bound
+                )
+        except TimeoutError:
+            raise _timeout("the model server did not begin to answer in time") from None
+        if reply.status != 200:
+            try:
+                raise await self._upstream_error(reply)
+            finally:
+                await reply.aclose()
+        return reply
+
+    async def _upstream_error(self, reply: UpstreamReply) -> InfernError:
+        body = await self._read_up_to(reply, MAX_ERROR_BYTES)
+        message, code = _error_text(body)
+        if reply.status in (429, 503):
+            return DeliveryError(
+                "The model server is busy. Nothing was charged; try again.",
+                code="overloaded",
+                retry_after_s=2,
+            )
+        if reply.status in (400, 413, 422):
+            too_long = "context" in code or "context" in message.lower()
+            return ProtocolError(
+                f"The model server refused the request: {message}. Nothing was charged.",
+                code="context_length_exceeded" if too_long else "invalid_request",
+            )
+        _log.warning("the model server answered %s: %s", reply.status, message)
+        return UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
+
+    async def _read_up_to(self, reply: UpstreamReply, limit_bytes: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while size <= limit_bytes:
+            try:
+                with anyio.fail_after(self._limits.idle_timeout_ms / 1000):
+                    data = await reply.read()
+            except TimeoutError:
+                raise _timeout("the model server fell silent") from None
+            if not data:
+                return b"".join(parts)
+            parts.append(data)
+            size += len(data)
+        raise UpstreamUnavailable("the model server's answer is over the size limit")
+
+    async def _plain(self) -> None:
+        reply = await self._send()
+        try:
+            body = await self._read_up_to(reply, self._limits.response_bytes)
+        finally:
+            await reply.aclose()
+        try:
+            answer = loads_object(body)
+        except RemoteProtocolError as error:
+            raise UpstreamUnavailable(
+                "The model server's answer cannot be read. Nothing was charged."
+            ) from error
+        usage = charge_usage(
+            read_usage(answer), count_body(self._order.request, answer), self._order.bound
+        )
+        answer["f402"] = self._settlement.summary(usage)
+        delivered = dumps(answer)
+        settled = await self._settlement.capture(
+            usage, finish=_finish_of(answer), response_root=response_root([delivered])
+        )
+        await self._responder.whole(200, delivered, self._paid_headers(settled))
+
+    def _paid_headers(self, settled: Settled) -> dict[str, str]:
+        stored = settled.captured.stored
+        headers = {
+            "f402-cost": str(stored.charged),
+            "f402-receipt": settled.signed.to_text(),
+            "cache-control": "private, no-store",
+        }
+        payer = self._sale.payer
+        if payer.key is not None:
+            headers["f402-balance"] = str(settled.captured.payer.balance)
+        return headers | self._proof_headers()
+
+    def _proof_headers(self) -> dict[str, str]:
+        challenge = self._sale.payer.challenge
+        if challenge is None:
+            return {}
+        return {PAYMENT_RESPONSE_HEADER: settlement_header(challenge, success=True)}
+
+    async def _stream(self) -> None:
+        delivery = self._delivery = StreamDelivery(
+            responder=self._responder,
+            settlement=self._settlement,
+            sale=self._sale,
+            order=self._order,
+            headers=self._proof_headers(),
+        )
+        reply = await self._send_keeping_alive(delivery)
+        try:
+            await delivery.begin()
+            while not delivery.done:
+                await delivery.take(await self._next_data(reply, delivery))
+        finally:
+            await reply.aclose()
+        await delivery.finish()
+
+    async def _send_keeping_alive(self, delivery: StreamDelivery) -> UpstreamReply:
+        """Forward the request; a client that waits long for the first token hears from us."""
+        replies: list[UpstreamReply] = []
+        failures: list[InfernError | ClientGone] = []
+        answered = anyio.Event()
+
+        async def send() -> None:
+            try:
+                replies.append(await self._send())
+            except InfernError as error:
+                failures.append(error)
+            answered.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(send)
+            while not answered.is_set():
+                with anyio.move_on_after(self._limits.keepalive_ms / 1000):
+                    await answered.wait()
+                if answered.is_set():
+                    break
+                try:
+                    await delivery.keepalive()
+                except ClientGone as gone:
+                    failures.append(gone)
+                    group.cancel_scope.cancel()
+                    break
+        if failures:
+            raise failures[0]
+        return replies[0]
+
+    async def _next_data(self, reply: UpstreamReply, delivery: StreamDelivery) -> bytes:
+        silent_ms = 0
+        while silent_ms < self._limits.idle_timeout_ms:
+            with anyio.move_on_after(self._limits.keepalive_ms / 1000):
+                return await reply.read()
+            silent_ms += self._limits.keepalive_ms
+            await delivery.keepalive()
+        raise _timeout("the model server fell silent")
+
+
+def _timeout(why: str) -> UpstreamUnavailable:
+    return UpstreamUnavailable(f"{why[0].upper()}{why[1:]}.", code="provider_timeout")
+
+
+def _error_text(body: bytes) -> tuple[str, str]:
+    """Message and code of a model server's error, whatever its dialect; shortened."""
+    try:
+        value: JsonValue = loads_object(body)
+    except RemoteProtocolError:
+        return "no reason given", ""
+    while isinstance(value, dict):
+        code = value.get("code") or value.get("type")
+        message = value.get("message")
+        if isinstance(message, str):
+            return message[:MAX_ERROR_CHARS], code if isinstance(code, str) else ""
+        value = value.get("error") or value.get("detail")
+    return (value[:MAX_ERROR_CHARS] if isinstance(value, str) else "no reason given"), ""
+
+
+def _finish_of(answer: dict[str, JsonValue]) -> Finish:
+    choices = answer.get("choices")
+    if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+        reason = choices[0].get("finish_reason")
+        return Finish.from_reason(reason if isinstance(reason, str) else None)
+    return Finish.STOP
