@@ -43,44 +43,49 @@ class ExpandsTooFarError(CodedDataError):
 def compress(data: bytes) -> bytes:
     """Encode bytes, with end mark and final padding; the result is never empty."""
     model = bytearray(_FRESH_MODEL)
-    low, high, total = 0, _TOP, _FRESH_TOTAL
+    low, width, total = 0, _TOP, _FRESH_TOTAL
     code, length = 0, 0  # all bits decided so far as one number, and how many they are
     pending = 0  # bits known to be the opposite of the next decided one
     for symbol in (*data, _END_MARK):
         if symbol == _END_MARK:
-            below, through = total - 1, total
+            at, through = total - 1, total
         else:
-            below, through = model.find(symbol), model.rfind(symbol) + 1
-            model.insert(below, symbol)
-        width = high - low
-        high = low + int(width * (through / total))
-        low += int(width * (below / total))
+            at, through = model.find(symbol), model.rfind(symbol) + 1
+            model.insert(at, symbol)
+        below = int(width * (at / total))
+        width = int(width * (through / total)) - below
+        low += below
         total += 1
 
-        shift = _agreed_bits(low, high)
+        high = low + width
+        if low and high != _TOP:
+            shift = _BITS - ((low - 1) ^ high).bit_length()
+        else:
+            shift = _agreed_bits(low, high)
         if shift:
-            bits = low >> (_BITS - shift)
-            low = (low & (_MASK >> shift)) << shift
-            high = high if high == _TOP else (high & (_MASK >> shift)) << shift
+            bits = low >> _BITS - shift
+            low = (low & _MASK >> shift) << shift
+            width <<= shift
             if pending:
                 rest = shift - 1
                 lead = 1 << pending if bits >> rest else (1 << pending) - 1
-                bits = (lead << rest) | (bits & ((1 << rest) - 1))
+                bits = lead << rest | bits & (1 << rest) - 1
                 shift += pending
                 pending = 0
-            code = (code << shift) | bits
+            code = code << shift | bits
             length += shift
         # Bounds that close in on the middle from both sides leave the next bit undecided.
-        undecided = _BITS - 1 - (_HALF - low | high - _HALF).bit_length()
+        under, over = _HALF - low, low + width - _HALF
+        undecided = _BITS - 1 - (under | over).bit_length()
         if undecided > 0:
-            low = _HALF - ((_HALF - low) << undecided)
-            high = _HALF + ((high - _HALF) << undecided)
+            low = _HALF - (under << undecided)
+            width <<= undecided
             pending += undecided
     pending += 1
     last = (1 << pending) - 1 if low <= _QUARTER else 1 << pending
     length += pending + 1
     padding = -length % 8
-    code = ((code << (pending + 1)) | last) << padding
+    code = (code << pending + 1 | last) << padding
     return code.to_bytes((length + padding) // 8, "big")
 
 

@@ -43,6 +43,8 @@ MAX_INVOICE_CHARS: Final = 4096
 """Longer texts are neither read nor written; usual ones have 250 to 500 characters."""
 
 _SIGNATURE_VALUES: Final = 104
+"""How many values a signature takes. fnn also refuses texts with fewer values than that in all,
+signed or not."""
 _UNSIGNED, _SIGNED = b"\0", b"\1"
 _ATTRIBUTE_KINDS: Final = 10
 _HRP: Final = re.compile(r"(fib[btd])([0-9]*)(.*)", re.DOTALL)
@@ -62,14 +64,19 @@ def encode_invoice(invoice: Invoice) -> str:
     """Write an invoice; the inverse of `decode_invoice`.
 
     Raises:
-        LocalProtocolError: It would be longer than 4096 characters (`invalid_invoice`, money
-            unmoved).
+        LocalProtocolError: Nobody could read it: longer than 4096 characters, or unsigned and
+            nearly empty (`invalid_invoice`, money unmoved).
     """
     values = bech32.values_from_bytes(_compressed_payload(invoice))
     if invoice.signature is None:
         values = _UNSIGNED + values
     else:
         values = _SIGNED + values + bech32.values_from_bytes(invoice.signature)
+    if len(values) < _SIGNATURE_VALUES:
+        raise LocalProtocolError(
+            "Too short data part: an unsigned invoice needs a description or the like",
+            code="invalid_invoice",
+        )
     text = bech32.encode(invoice.hrp, values, bech32.Variant.BECH32M)
     if len(text) > MAX_INVOICE_CHARS:
         raise LocalProtocolError(
@@ -91,8 +98,8 @@ def decode_invoice(text: str, verifier: SignatureVerifier) -> Invoice:
     invoice, digest = _parse(text)
     if invoice.signature is not None:
         _recover(invoice, invoice.signature, digest, verifier)
-    elif invoice.payee_pubkey is not None and not _is_on_curve(invoice.payee_pubkey):
-        raise _refuse("Invalid payee public key")
+    else:
+        _check_payee(invoice)
     return invoice
 
 
@@ -239,11 +246,16 @@ def _recover(
     if int.from_bytes(signature[32:64], "big") <= _HALF_ORDER:
         payee = verifier.recover(digest, signature)
     if payee is None or invoice.payee_pubkey not in (None, payee):
+        _check_payee(invoice)
         raise _refuse("Invalid signature")
     return payee
 
 
-def _is_on_curve(pubkey: Pubkey) -> bool:
-    x = int.from_bytes(pubkey[1:], "big")
+def _check_payee(invoice: Invoice) -> None:
+    """Refuse a declared payee that is no point of secp256k1. A valid signature proves it is."""
+    if invoice.payee_pubkey is None:
+        return
+    x = int.from_bytes(invoice.payee_pubkey[1:], "big")
     square = (pow(x, 3, _FIELD_PRIME) + 7) % _FIELD_PRIME
-    return x < _FIELD_PRIME and pow(square, (_FIELD_PRIME - 1) // 2, _FIELD_PRIME) == 1
+    if x >= _FIELD_PRIME or pow(square, (_FIELD_PRIME - 1) // 2, _FIELD_PRIME) != 1:
+        raise _refuse("Invalid payee public key")
