@@ -1,0 +1,92 @@
+"""The consumer's cap: pure rules over sums the journal gives inside its own transaction.
+
+A payment counts in full, with its fee cap, from the moment it is intended; a refused or failed
+one is given back. What an answer leaves over is the seller's to return (to a key or by redeem)
+and does not refill a budget.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from infern.client.journal import Spent
+from infern.core.errors import BudgetExceeded, JsonValue
+from infern.core.units import (
+    MAX_LEDGER_AMOUNT,
+    SHANNON_PER_CKB,
+    checked_amount,
+    div_ceil,
+    format_amount,
+)
+
+DEFAULT_PER_REQUEST: Final = 5 * SHANNON_PER_CKB
+DEFAULT_PER_SESSION: Final = 50 * SHANNON_PER_CKB
+DEFAULT_PER_DAY: Final = 100 * SHANNON_PER_CKB
+_MILLION: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much may be paid without asking anybody. All amounts in shannon.
+
+    Args:
+        per_request: The most one payment may be, without its routing fee.
+        per_session: The most one client instance may spend, fees included.
+        per_day: The most all clients of this journal may spend in 24 hours, fees included.
+        fee_base: Part of the fee cap that does not depend on the amount; hops round up, so tiny
+            payments need one.
+        fee_ppm: Part of the fee cap in millionths of the amount.
+    """
+
+    per_request: int = DEFAULT_PER_REQUEST
+    per_session: int = DEFAULT_PER_SESSION
+    per_day: int = DEFAULT_PER_DAY
+    fee_base: int = 1_000
+    fee_ppm: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse negative or absurd caps."""
+        for amount in (self.per_request, self.per_session, self.per_day, self.fee_base):
+            checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+        checked_amount(self.fee_ppm, limit=_MILLION)
+
+    def fee_cap(self, amount: int) -> int:
+        """The most routing may take on top of `amount`."""
+        return self.fee_base + div_ceil(amount * self.fee_ppm, _MILLION)
+
+    def admit(self, amount: int) -> Callable[[Spent], None]:
+        """The rule for one payment, to be applied where the sums are exact.
+
+        Returns:
+            A function that raises `BudgetExceeded` (unmoved) when the payment does not fit.
+        """
+        need = amount + self.fee_cap(amount)
+
+        def rule(spent: Spent) -> None:
+            if amount > self.per_request:
+                raise _exceeded("request", amount, self.per_request, 0)
+            if spent.session + need > self.per_session:
+                raise _exceeded("session", need, self.per_session, spent.session)
+            if spent.day + need > self.per_day:
+                raise _exceeded("day", need, self.per_day, spent.day)
+
+        return rule
+
+    def left(self, spent: Spent) -> int:
+        """What still fits before a session or day cap says no."""
+        return max(0, min(self.per_session - spent.session, self.per_day - spent.day))
+
+
+def _exceeded(window: str, need: int, cap: int, spent: int) -> BudgetExceeded:
+    details: dict[str, JsonValue] = {
+        "window": window,
+        "required": str(need),
+        "budget": str(cap),
+        "spent": str(spent),
+    }
+    return BudgetExceeded(
+        f"{format_amount(need)} is over what is left of the budget per {window}"
+        f" ({format_amount(max(0, cap - spent))} of {format_amount(cap)}). Nothing was paid."
+        f" Raise Budget(per_{window}=...) to allow it.",
+        details=details,
+    )

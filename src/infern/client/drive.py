@@ -1,0 +1,226 @@
+"""Running an exchange: the effects that are not the wire, for threads and for event loops.
+
+The wire belongs to whoever drives (`auth` lets httpx2 send, `transport` sends itself); everything
+else is performed here. Whatever way a run ends, the row it held is left as it must be and
+released, so that the next exchange for the same request can take it over.
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Lock
+from typing import Final, Generic, TypeVar, assert_never
+
+from anyio import to_thread
+
+from infern.client.effects import (
+    Adopt,
+    Ask,
+    Effect,
+    Intend,
+    Record,
+    Reply,
+    Sleep,
+    Steps,
+    WireBroken,
+)
+from infern.client.journal import Attempt
+from infern.client.paying import Held, last_words
+from infern.client.wallet import Wallet
+from infern.core.errors import ConfigError, InfernError, InvariantViolation
+from infern.core.fiber.pay import MakeCall, WaitChange
+from infern.core.fiber.pay_drivers import SyncNode
+from infern.ports import FiberNode
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+_NO_NODE: Final = "no Fiber node is configured to pay with; nothing was paid"
+
+JournalEffect = Adopt | Intend | Record
+
+
+def _write(effect: JournalEffect, wallet: Wallet) -> Attempt | None:
+    """Perform an effect on the journal; blocks for a disk write or two."""
+    match effect:
+        case Adopt():
+            return wallet.journal.adopt(
+                origin=effect.origin,
+                digest=effect.digest,
+                kind=effect.kind,
+                now_ms=wallet.clock.now_ms(),
+            )
+        case Intend():
+            wallet.journal.intend(effect.attempt, wallet.budget.admit(effect.attempt.amount))
+            return None
+        case Record():
+            wallet.journal.record(effect.before, effect.after)
+            return None
+        case _:
+            assert_never(effect)
+
+
+def leave(held: Held, wallet: Wallet) -> None:
+    """End an exchange without an answer: last words to the journal, and the row is free again.
+
+    Synchronous on purpose: it must also run while a coroutine is being cancelled.
+    """
+    attempt, held.attempt = held.attempt, None
+    if attempt is None:
+        return
+    try:
+        after = last_words(attempt, wallet.clock.now_ms())
+        if after is not attempt:
+            wallet.journal.record(attempt, after)
+    except InfernError as error:
+        # The row then says less than we know, which costs a repetition and never a payment.
+        logger.warning("payment %s: %s", attempt.payment_hash.hex(), error)
+    finally:
+        wallet.journal.release(attempt.payment_hash)
+
+
+class SyncDriver(Generic[R]):
+    """Runs steps in a thread up to the next `Ask`, which the caller performs."""
+
+    def __init__(self, steps: Steps[R], wallet: Wallet) -> None:
+        self._steps = steps
+        self._wallet = wallet
+
+    def begin(self) -> Ask | R:
+        """Run to the first ask or the end."""
+        return self._advance(lambda: next(self._steps))
+
+    def answer(self, reply: Reply | WireBroken) -> Ask | R:
+        """Give the answer to an ask and run on."""
+        if isinstance(reply, WireBroken):
+            return self._advance(lambda: self._steps.throw(reply))
+        return self._advance(lambda: self._steps.send(reply))
+
+    def _advance(self, resume: Callable[[], Effect]) -> Ask | R:
+        try:
+            effect = resume()
+            while not isinstance(effect, Ask):
+                try:
+                    result = self._perform(effect)
+                except InfernError as error:
+                    effect = self._steps.throw(error)
+                else:
+                    effect = self._steps.send(result)
+        except StopIteration as end:
+            value: R = end.value
+            return value
+        return effect
+
+    def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Adopt() | Intend() | Record():
+                return _write(effect, self._wallet)
+            case MakeCall(call=call, timeout_ms=timeout_ms):
+                return self._node().call(call, timeout_ms=timeout_ms)
+            case WaitChange(payment_hash=payment_hash, timeout_ms=timeout_ms):
+                self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
+            case Sleep(duration_ms=duration_ms):
+                self._wallet.clock.wait_ms(duration_ms)
+            case Ask():
+                raise InvariantViolation("an ask is the caller's to perform")
+            case _:
+                assert_never(effect)
+        return None
+
+    def _node(self) -> SyncNode:
+        if self._wallet.sync_node is None:
+            raise ConfigError(_NO_NODE)
+        return self._wallet.sync_node
+
+
+class AsyncDriver(Generic[R]):
+    """Runs steps in an event loop up to the next `Ask`, which the caller performs."""
+
+    def __init__(self, steps: Steps[R], wallet: Wallet) -> None:
+        self._steps = steps
+        self._wallet = wallet
+
+    async def begin(self) -> Ask | R:
+        """Run to the first ask or the end."""
+        return await self._advance(lambda: next(self._steps))
+
+    async def answer(self, reply: Reply | WireBroken) -> Ask | R:
+        """Give the answer to an ask and run on."""
+        if isinstance(reply, WireBroken):
+            return await self._advance(lambda: self._steps.throw(reply))
+        return await self._advance(lambda: self._steps.send(reply))
+
+    async def _advance(self, resume: Callable[[], Effect]) -> Ask | R:
+        try:
+            effect = resume()
+            while not isinstance(effect, Ask):
+                try:
+                    result = await self._perform(effect)
+                except InfernError as error:
+                    effect = self._steps.throw(error)
+                else:
+                    effect = self._steps.send(result)
+        except StopIteration as end:
+            value: R = end.value
+            return value
+        return effect
+
+    async def _perform(self, effect: Effect) -> object:
+        match effect:
+            case Adopt() | Intend() | Record():
+                return await _Writing(effect, self._wallet).run()
+            case MakeCall(call=call, timeout_ms=timeout_ms):
+                return await self._node().call(call, timeout_ms=timeout_ms)
+            case WaitChange(payment_hash=payment_hash, timeout_ms=timeout_ms):
+                await self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
+            case Sleep(duration_ms=duration_ms):
+                await self._wallet.clock.sleep_ms(duration_ms)
+            case Ask():
+                raise InvariantViolation("an ask is the caller's to perform")
+            case _:
+                assert_never(effect)
+        return None
+
+    def _node(self) -> FiberNode:
+        if self._wallet.node is None:
+            raise ConfigError(_NO_NODE)
+        return self._wallet.node
+
+
+class _Writing:
+    """A journal write in a worker thread that a cancelled coroutine cannot lose.
+
+    A task may be cancelled while its thread still writes. A row that is taken then would count
+    as in use for as long as this process lives, and a retry would pay again. So the thread
+    itself gives back what nobody waits for any more.
+    """
+
+    def __init__(self, effect: JournalEffect, wallet: Wallet) -> None:
+        self._effect = effect
+        self._wallet = wallet
+        self._lock = Lock()
+        self._abandoned = False
+        self._written: Attempt | None = None
+
+    async def run(self) -> Attempt | None:
+        try:
+            return await to_thread.run_sync(self._work)
+        except BaseException:
+            with self._lock:
+                self._abandoned = True
+                written, self._written = self._written, None
+            self._give_back(written)
+            raise
+
+    def _work(self) -> Attempt | None:
+        result = _write(self._effect, self._wallet)
+        taken = self._effect.attempt if isinstance(self._effect, Intend) else result
+        with self._lock:
+            if not self._abandoned:
+                self._written = taken
+                return result
+        self._give_back(taken)
+        return None
+
+    def _give_back(self, taken: Attempt | None) -> None:
+        if taken is not None:
+            leave(Held(attempt=taken), self._wallet)

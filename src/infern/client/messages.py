@@ -1,0 +1,254 @@
+"""httpx2 requests and responses as an exchange needs them.
+
+Bodies that are no success are read up to a limit and put back, so that whoever gets the response
+reads it as if nobody had. Local failures are rendered in the OpenAI error shape, because that is
+what an unmodified SDK shows its user.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import httpx2
+
+from infern.client.effects import Ask, Reply, WireBroken
+from infern.client.exchange import Order
+from infern.client.wallet import MAX_ERROR_BYTES
+from infern.core.errors import InfernError, RemoteProtocolError
+from infern.core.f402.checks import origin_of
+from infern.core.f402.credential import KEY_PREFIX, PROOF_HEADER
+from infern.core.f402.offer import PAYMENT_REQUIRED_HEADER
+from infern.core.wire.render import render_error
+
+MAX_AMOUNT_HEADER: Final = "F402-Max-Amount"
+SHOULD_RETRY_HEADER: Final = "x-should-retry"
+_F402_PATH: Final = "/f402/"
+
+
+class OneHopHeaders(httpx2.Headers):
+    """Headers that carry a proof to the address they were made for and nowhere else.
+
+    An httpx2 client that follows redirects copies a request's headers. The copy is made of the
+    plain headers and has no proof; only what goes on the wire first has it. The proof shows in
+    no `repr` and no header listing either.
+    """
+
+    def __init__(self, headers: httpx2.Headers, proof: str) -> None:
+        self._proof = proof
+        super().__init__(headers)
+
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]:
+        """What goes on the wire."""
+        return [*super().raw, (PROOF_HEADER.upper().encode(), self._proof.encode("ascii"))]
+
+
+def is_payable(request: httpx2.Request) -> bool:
+    """True for requests that may have a price: POSTs that are not the seller's own F402 API.
+
+    One that carries a proof already is paid by somebody above us.
+    """
+    return (
+        request.method == "POST"
+        and _F402_PATH not in request.url.path
+        and PROOF_HEADER not in request.headers
+    )
+
+
+def has_key(request: httpx2.Request) -> bool:
+    """True when the request carries a prepaid key."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and value.strip().startswith(KEY_PREFIX)
+
+
+def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
+    """The order for a request whose body has been read."""
+    return Order.of(
+        method=request.method,
+        origin=origin_of(str(request.url)),
+        target=request.url.raw_path.decode("ascii"),
+        body=body,
+        can_pay=can_pay,
+    )
+
+
+def dress(request: httpx2.Request, todo: Ask) -> None:
+    """Set the headers of one ask."""
+    # Receipts are for the bytes as the seller made them; and a 402 must not be a zip bomb.
+    request.headers["Accept-Encoding"] = "identity"
+    if todo.proof is not None:
+        request.headers = OneHopHeaders(request.headers, todo.proof)
+    elif todo.max_amount is not None and MAX_AMOUNT_HEADER not in request.headers:
+        request.headers[MAX_AMOUNT_HEADER] = str(todo.max_amount)
+
+
+def copy_for(request: httpx2.Request, body: bytes, todo: Ask) -> httpx2.Request:
+    """A fresh request with the same bytes, for one ask."""
+    copy = httpx2.Request(
+        request.method,
+        request.url,
+        headers=httpx2.Headers(request.headers),
+        content=body,
+        extensions=request.extensions,
+    )
+    dress(copy, todo)
+    return copy
+
+
+class PutBack(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """A body of which the beginning has been read already."""
+
+    def __init__(
+        self, head: bytes, rest: httpx2.SyncByteStream | httpx2.AsyncByteStream | None
+    ) -> None:
+        self._head = head
+        self._rest = rest
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The beginning, then the rest."""
+        yield self._head
+        if isinstance(self._rest, httpx2.SyncByteStream):
+            yield from self._rest
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The beginning, then the rest."""
+        yield self._head
+        if isinstance(self._rest, httpx2.AsyncByteStream):
+            async for chunk in self._rest:
+                yield chunk
+
+    def close(self) -> None:
+        """Close the rest."""
+        if isinstance(self._rest, httpx2.SyncByteStream):
+            self._rest.close()
+
+    async def aclose(self) -> None:
+        """Close the rest."""
+        if isinstance(self._rest, httpx2.AsyncByteStream):
+            await self._rest.aclose()
+
+
+def read_reply(response: httpx2.Response, request: httpx2.Request) -> Reply | WireBroken:
+    """The answer to an ask; the body of a success stays unread."""
+    reply = _head_of(response, request)
+    if reply.is_success or not isinstance(response.stream, httpx2.SyncByteStream):
+        return reply
+    stream = response.stream
+    chunks = iter(stream)
+    read = bytearray()
+    try:
+        for chunk in chunks:
+            read += chunk
+            if len(read) > MAX_ERROR_BYTES:
+                break
+    except httpx2.TransportError as error:
+        response.stream = PutBack(bytes(read), None)
+        stream.close()
+        return broken_by(error)
+    response.stream = PutBack(bytes(read), _SyncRest(chunks, stream))
+    return _with_body(reply, bytes(read))
+
+
+async def aread_reply(response: httpx2.Response, request: httpx2.Request) -> Reply | WireBroken:
+    """The asynchronous twin of `read_reply`."""
+    reply = _head_of(response, request)
+    if reply.is_success or not isinstance(response.stream, httpx2.AsyncByteStream):
+        return reply
+    stream = response.stream
+    chunks = aiter(stream)
+    read = bytearray()
+    try:
+        async for chunk in chunks:
+            read += chunk
+            if len(read) > MAX_ERROR_BYTES:
+                break
+    except httpx2.TransportError as error:
+        response.stream = PutBack(bytes(read), None)
+        await stream.aclose()
+        return broken_by(error)
+    response.stream = PutBack(bytes(read), _AsyncRest(chunks, stream))
+    return _with_body(reply, bytes(read))
+
+
+class _SyncRest(httpx2.SyncByteStream):
+    def __init__(self, chunks: Iterator[bytes], stream: httpx2.SyncByteStream) -> None:
+        self._chunks = chunks
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class _AsyncRest(httpx2.AsyncByteStream):
+    def __init__(self, chunks: AsyncIterator[bytes], stream: httpx2.AsyncByteStream) -> None:
+        self._chunks = chunks
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._chunks:
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _head_of(response: httpx2.Response, request: httpx2.Request) -> Reply:
+    try:
+        came_from = response.request.url
+    except RuntimeError:
+        came_from = request.url  # a transport's response, before a client has bound it
+    return Reply(
+        status=response.status_code,
+        headers={name.lower(): value for name, value in response.headers.items()},
+        redirected=came_from != request.url,
+    )
+
+
+def _with_body(reply: Reply, body: bytes) -> Reply:
+    if len(body) > MAX_ERROR_BYTES:
+        if reply.status == 402:
+            raise RemoteProtocolError("the 402 body is too large", code="offer_refused")
+        body = b""
+    if reply.headers.get("content-encoding", "identity").lower() != "identity":
+        body = b""  # not asked for, and not unpacked before it is known to be worth it
+    return Reply(status=reply.status, headers=reply.headers, body=body, redirected=reply.redirected)
+
+
+def broken_by(error: httpx2.TransportError) -> WireBroken:
+    """A transport failure as the exchange knows it, with httpx2's own error as its cause."""
+    broken = WireBroken(
+        f"no answer from the seller: {str(error) or type(error).__name__}",
+        timed_out=isinstance(error, httpx2.TimeoutException),
+    )
+    broken.__cause__ = error
+    return broken
+
+
+def mark_final(response: httpx2.Response) -> None:
+    """An answer to a proof is final for the layers above: this one did all the repeating."""
+    response.headers[SHOULD_RETRY_HEADER] = "false"
+    response.headers.pop(PAYMENT_REQUIRED_HEADER, None)
+
+
+def replace_by_error(response: httpx2.Response, error: InfernError) -> None:
+    """Turn a response into the rendering of a local failure; its connection is closed later."""
+    inner = response.stream
+    rendered = render_error(error, response.headers.get("x-request-id", ""))
+    response.status_code = rendered.status
+    for name in ("content-length", "content-encoding", "transfer-encoding"):
+        response.headers.pop(name, None)
+    response.headers.update(rendered.headers)
+    mark_final(response)
+    response.stream = _Instead(rendered.body, inner)
+
+
+class _Instead(PutBack):
+    """Other bytes than the connection would give; closing still closes the connection."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._head
