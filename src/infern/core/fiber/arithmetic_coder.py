@@ -135,10 +135,8 @@ def decompress(data: bytes, *, max_bytes: int) -> bytes:
         low += below
         width = above - below
         high = low + width
-        if low and high != _TOP:
-            taken = _BITS - ((low - 1) ^ high).bit_length()
-        else:
-            taken = _agreed_bits(low, high)
+        # The end mark lies above every byte, so `high` cannot be the top here.
+        taken = _BITS - ((low - 1) ^ high if low else high).bit_length()
         low = (low & _MASK >> taken) << taken
         under, over = _HALF - low, low + (width << taken) - _HALF
         undecided = _BITS - 1 - (under | over).bit_length()
