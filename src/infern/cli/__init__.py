@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The command line: one program, `infern`, and the place where adapters meet services."""

@@ -85,13 +85,12 @@ class ModelServerBackend:
             request,
             bound,
             upstream_model=config.upstream_name,
-            force_usage=True,
-            dialect=config.token_limit,
+            dialect=config.dialect,
         )
         return await self._server.send(
             UpstreamRequest(
                 method="POST",
-                path=request.endpoint.path.removeprefix("/v1"),
+                path=request.endpoint.upstream_path,
                 body=body,
                 headers={"content-type": "application/json"},
             )

@@ -14,7 +14,7 @@ from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
 from infern.core.wire.endpoints import Endpoint
-from infern.core.wire.rewrite import TokenLimitDialect
+from infern.core.wire.rewrite import Dialect, TokenLimit
 from infern.seller.config import SellerLimits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:9402"
@@ -53,7 +53,7 @@ class ModelConfig:
         price: What it costs.
         limits: Context and output ceilings.
         endpoints: What it may be used for.
-        token_limit: Which member tells the server how much to write.
+        dialect: How the model server wants its requests.
     """
 
     name: str
@@ -61,7 +61,7 @@ class ModelConfig:
     price: Price
     limits: ModelLimits
     endpoints: frozenset[Endpoint]
-    token_limit: TokenLimitDialect
+    dialect: Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +148,7 @@ def _model(table: Table) -> ModelConfig:
     prices = {"request_fee", "input_per_mtok", "output_per_mtok"}
     _only(
         table,
-        {"name", "upstream_name", "endpoints", "token_limit"} | prices | limits_names,
+        {"name", "upstream_name", "endpoints", "token_limit", "pinned"} | prices | limits_names,
         "[[models]]",
     )
     name = _get(table, "name", str, "")
@@ -162,9 +162,19 @@ def _model(table: Table) -> ModelConfig:
         _endpoint(e) for e in table.get("endpoints", [Endpoint.CHAT_COMPLETIONS.path])
     ] or [Endpoint.CHAT_COMPLETIONS]
     try:
-        price = Price(**{p: _get(table, p, int, 0) for p in prices})
+        price = Price(
+            request_fee=_get(table, "request_fee", int, 0),
+            input_per_mtok=_get(table, "input_per_mtok", int, 0),
+            output_per_mtok=_get(table, "output_per_mtok", int, 0),
+        )
         limits = ModelLimits(**{k: v for k, v in table.items() if k in limits_names})
-        dialect = TokenLimitDialect(_get(table, "token_limit", str, "max_tokens"))
+        dialect = Dialect(
+            token_limit=TokenLimit[_get(table, "token_limit", str, "max_tokens").upper()],
+            pinned=dict(_table(table, "pinned")),
+        )
+    except KeyError:
+        known = ", ".join(limit.name.lower() for limit in TokenLimit)
+        raise ConfigError(f"model {name}: token_limit is one of {known}") from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name}: {error}") from error
     return ModelConfig(
@@ -173,7 +183,7 @@ def _model(table: Table) -> ModelConfig:
         price=price,
         limits=limits,
         endpoints=frozenset(endpoints),
-        token_limit=dialect,
+        dialect=dialect,
     )
 
 

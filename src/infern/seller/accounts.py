@@ -34,7 +34,7 @@ from infern.core.ledger.tab import Tab
 from infern.core.units import CKB, parse_amount
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
-from infern.core.wire.strict_json import loads_object
+from infern.core.wire.strict_json import JsonObject, loads_object
 from infern.seller.http import read_body, read_head
 from infern.seller.limits import AddressLimiter
 from infern.seller.minting import LINKS
@@ -160,7 +160,7 @@ class Accounts:
         topup = await self._mint_topup(key, amount)
         return JSONResponse(self._topup_json(topup, key), 201, headers=NO_STORE)
 
-    def _topup_amount(self, body: dict[str, JsonValue]) -> int:
+    def _topup_amount(self, body: JsonObject) -> int:
         limits = self._parts.config.limits
         value = body.get("amount")
         if not isinstance(value, str):

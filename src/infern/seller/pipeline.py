@@ -9,7 +9,13 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
-from infern.core.errors import InfernError, PaymentRequired, ProtocolError, RemoteProtocolError
+from infern.core.errors import (
+    InfernError,
+    InvariantViolation,
+    PaymentRequired,
+    ProtocolError,
+    RemoteProtocolError,
+)
 from infern.core.f402.challenge import open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
@@ -74,6 +80,12 @@ class Pipeline:
             _log.debug("%s: the client left", request_id)
         except InfernError as error:
             await _refuse(responder, error)
+        except InvariantViolation:
+            raise
+        except Exception:
+            # A bug must not leave a client without an answer; the settlement has ended the hold.
+            _log.exception("%s: unexpected failure", request_id)
+            await _refuse(responder, InfernError("Something broke here; the log has more."))
 
     async def _answer(self, exchange: "Exchange") -> None:
         head, limits = exchange.head, self._parts.config.limits

@@ -13,15 +13,15 @@ import anyio
 from infern.core.errors import (
     DeliveryError,
     InfernError,
-    JsonValue,
     ProtocolError,
     RemoteProtocolError,
     UpstreamUnavailable,
 )
 from infern.core.f402.offer import PAYMENT_RESPONSE_HEADER, settlement_header
 from infern.core.f402.receipt import Finish, response_root
-from infern.core.wire.strict_json import dumps, loads_object
-from infern.core.wire.usage import charge_usage, count_body, read_usage
+from infern.core.wire.chunks import MalformedChunk, UpstreamFault, count_answer, read_fault
+from infern.core.wire.strict_json import JsonObject, dumps, loads_object
+from infern.core.wire.usage import charge_usage, read_usage
 from infern.ports import Clock, UpstreamReply
 from infern.seller.backend import Backend
 from infern.seller.config import SellerLimits
@@ -31,7 +31,6 @@ from infern.seller.settlement import Sale, Settled, Settlement
 from infern.seller.streaming import StreamDelivery
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-MAX_ERROR_CHARS: Final = 500
 _log = logging.getLogger(__name__)
 
 
@@ -117,7 +116,7 @@ class Relay:
 
     async def _upstream_error(self, reply: UpstreamReply) -> InfernError:
         body = await self._read_up_to(reply, MAX_ERROR_BYTES)
-        message, code = _error_text(body)
+        fault = _fault_of(body)
         if reply.status in (429, 503):
             return DeliveryError(
                 "The model server is busy. Nothing was charged; try again.",
@@ -125,12 +124,13 @@ class Relay:
                 retry_after_s=2,
             )
         if reply.status in (400, 413, 422):
-            too_long = "context" in code or "context" in message.lower()
+            # The request's own fault: the reason is the consumer's to read.
+            too_long = "context" in fault.code or "context" in fault.message.lower()
             return ProtocolError(
-                f"The model server refused the request: {message}. Nothing was charged.",
+                f"The model server refused the request: {fault.message}. Nothing was charged.",
                 code="context_length_exceeded" if too_long else "invalid_request",
             )
-        _log.warning("the model server answered %s: %s", reply.status, message)
+        _log.warning("the model server answered %s: %s", reply.status, fault.message)
         return UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
 
     async def _read_up_to(self, reply: UpstreamReply, limit_bytes: int) -> bytes:
@@ -156,13 +156,14 @@ class Relay:
             await reply.aclose()
         try:
             answer = loads_object(body)
-        except RemoteProtocolError as error:
+            counted = count_answer(self._order.request, answer)
+        except (RemoteProtocolError, MalformedChunk) as error:
             raise UpstreamUnavailable(
                 "The model server's answer cannot be read. Nothing was charged."
             ) from error
-        usage = charge_usage(
-            read_usage(answer), count_body(self._order.request, answer), self._order.bound
-        )
+        if read_fault(answer) is not None:
+            raise UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
+        usage = charge_usage(read_usage(answer), counted, self._order.bound)
         answer["f402"] = self._settlement.summary(usage)
         delivered = dumps(answer)
         settled = await self._settlement.capture(
@@ -249,22 +250,17 @@ def _timeout(why: str) -> UpstreamUnavailable:
     return UpstreamUnavailable(f"{why[0].upper()}{why[1:]}.", code="provider_timeout")
 
 
-def _error_text(body: bytes) -> tuple[str, str]:
-    """Message and code of a model server's error, whatever its dialect; shortened."""
+def _fault_of(body: bytes) -> UpstreamFault:
+    """A model server's error, whatever its dialect; shortened and printable."""
     try:
-        value: JsonValue = loads_object(body)
+        members = loads_object(body)
     except RemoteProtocolError:
-        return "no reason given", ""
-    while isinstance(value, dict):
-        code = value.get("code") or value.get("type")
-        message = value.get("message")
-        if isinstance(message, str):
-            return message[:MAX_ERROR_CHARS], code if isinstance(code, str) else ""
-        value = value.get("error") or value.get("detail")
-    return (value[:MAX_ERROR_CHARS] if isinstance(value, str) else "no reason given"), ""
+        return UpstreamFault(message="no reason given")
+    fault = read_fault(members) or read_fault({"error": members.get("detail")})
+    return fault or UpstreamFault(message="no reason given")
 
 
-def _finish_of(answer: dict[str, JsonValue]) -> Finish:
+def _finish_of(answer: JsonObject) -> Finish:
     choices = answer.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         reason = choices[0].get("finish_reason")

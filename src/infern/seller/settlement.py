@@ -14,13 +14,14 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, JsonValue, LedgerError
+from infern.core.errors import InvariantViolation, LedgerError
 from infern.core.f402.challenge import Challenge, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.records import Captured, KeyRecord, PaidRequest
-from infern.core.wire.usage import BilledUsage
+from infern.core.wire.strict_json import JsonObject
+from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Listing
 
@@ -178,12 +179,12 @@ class Settlement:
 
     def cost(self, usage: BilledUsage) -> int:
         """Base units for what was delivered: never above the ceiling, nothing for nothing."""
-        if usage.is_empty:
+        if UsageFlag.NOTHING_DELIVERED in usage.flags:
             return 0
         charged = self._sale.terms.price.cost(usage.prompt_tokens, usage.completion_tokens)
         return min(charged, self.ceiling)
 
-    def summary(self, usage: BilledUsage) -> dict[str, JsonValue]:
+    def summary(self, usage: BilledUsage) -> JsonObject:
         """The `f402` member of an answer: what it cost and where the rest went."""
         charged = self.cost(usage)
         return {

@@ -13,7 +13,7 @@ from infern.core.f402.receipt import Finish, ResponseRoot
 from infern.core.wire.render import render_stream_error
 from infern.core.wire.sse import EventKind, SseEvent, SseMeter
 from infern.core.wire.strict_json import dumps
-from infern.core.wire.usage import BilledUsage, Counted, charge_usage
+from infern.core.wire.usage import BilledUsage, charge_usage
 from infern.seller.http import ClientGone, Responder
 from infern.seller.pricing import Order
 from infern.seller.settlement import Sale, Settled, Settlement
@@ -40,9 +40,8 @@ class StreamDelivery:
         self._sale = sale
         self._order = order
         self._headers = headers
-        self._meter = SseMeter(order.request)
+        self._meter = SseMeter(order.request, order.bound)
         self._root = ResponseRoot()
-        self._delivered: Counted = self._meter.counted()
         self._usage_event: SseEvent | None = None
         self.done = False
 
@@ -74,27 +73,26 @@ class StreamDelivery:
             ClientGone: The client does not take bytes any more.
         """
         events = self._meter.feed(data) if data else self._meter.finish()
-        out = b"".join(self._passed_on(event) for event in events)
-        if out:
-            await self._write(out)
-        self._delivered = self._meter.counted()
-        if self._meter.failure is not None:
-            raise StreamInterrupted("The model server reported an error in mid-answer.")
-        if not data and not self.done:
-            if self._meter.finish_reason is None:
-                raise StreamInterrupted("The model server broke off in mid-answer.")
-            self.done = True
+        passed_on = [event for event in events if self._is_passed_on(event)]
+        if passed_on:
+            await self._write(b"".join(event.raw for event in passed_on))
+            for event in passed_on:
+                self._meter.mark_sent(event)
+        if self._meter.fault is not None:
+            _log.warning("the model server failed in mid-answer: %s", self._meter.fault.message)
+            raise StreamInterrupted("The model server failed in mid-answer.")
+        if self._meter.is_over_limit:
+            raise StreamInterrupted("The model server wrote more than was ordered.")
+        self.done = self._meter.is_done or not data
+        if self.done and not self._meter.is_finished:
+            raise StreamInterrupted("The model server broke off in mid-answer.")
 
-    def _passed_on(self, event: SseEvent) -> bytes:
-        if event.kind is EventKind.DONE:
-            self.done = True
-            return b""
-        if event.kind is EventKind.ERROR:
-            return b""
+    def _is_passed_on(self, event: SseEvent) -> bool:
+        """True for what goes out as it came; the usage chunk and the end are sent anew."""
         if event.kind is EventKind.USAGE:
             self._usage_event = event
-            return b""
-        return event.raw
+            return False
+        return not self._meter.is_hidden(event) and event.kind is not EventKind.DONE
 
     async def _write(self, data: bytes) -> None:
         await self._responder.chunk(data)
@@ -102,17 +100,22 @@ class StreamDelivery:
 
     async def finish(self) -> None:
         """Charge a complete answer, send its receipt and end the stream."""
-        usage = charge_usage(self._meter.usage, self._delivered, self._order.bound)
+        usage = charge_usage(self._meter.usage, self._meter.counted(), self._order.bound)
         last = self._usage_chunk(usage)
         if last:
             await self._write(last)
-        settled = await self._capture(usage, Finish.from_reason(self._meter.finish_reason))
+        settled = await self._capture(usage, self._finish_reason())
         await self._responder.end(_comment(settled) + DONE)
 
+    def _finish_reason(self) -> Finish:
+        reasons = self._meter.finish_reasons
+        return Finish.from_reason(reasons[min(reasons)] if reasons else None)
+
     def _usage_chunk(self, usage: BilledUsage) -> bytes:
-        if self._usage_event is None or not self._order.request.include_usage_asked:
+        event = self._usage_event
+        if event is None or event.json is None or not self._order.request.include_usage_asked:
             return b""
-        chunk = {**self._usage_event.json, "f402": self._settlement.summary(usage)}
+        chunk = {**event.json, "f402": self._settlement.summary(usage)}
         return b"data: " + dumps(chunk) + b"\n\n"
 
     async def _capture(self, usage: BilledUsage, finish: Finish) -> Settled | None:
@@ -131,9 +134,9 @@ class StreamDelivery:
             return
         gone = isinstance(failure, ClientGone)
         settled = None
-        if not self._delivered.is_empty:
-            # Usage the server may have reported covers more than what went out.
-            usage = charge_usage(None, self._delivered, self._order.bound)
+        counted = self._meter.counted()
+        if counted.is_delivered:
+            usage = charge_usage(self._meter.usage, counted, self._order.bound)
             settled = await self._capture(usage, Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED)
         if isinstance(failure, InfernError):
             error = StreamInterrupted(

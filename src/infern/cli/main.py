@@ -1,0 +1,79 @@
+"""`infern`: every command, each loaded only when it is used."""
+
+import importlib
+import logging
+import sys
+from typing import Final
+
+import click
+
+from infern.cli.output import fail
+from infern.core.errors import InfernError
+
+COMMANDS: Final = {
+    "balance": ("infern.cli.account", "balance"),
+    "channel": ("infern.cli.channel", "channel"),
+    "chat": ("infern.cli.chat", "chat"),
+    "demo": ("infern.cli.demo", "demo"),
+    "devnet": ("infern.cli.devnet", "devnet"),
+    "doctor": ("infern.cli.doctor", "doctor"),
+    "keys": ("infern.cli.keys", "keys"),
+    "pay": ("infern.cli.pay", "pay"),
+    "provider": ("infern.cli.provider", "provider"),
+    "proxy": ("infern.cli.proxy", "proxy"),
+    "receipts": ("infern.cli.account", "receipts"),
+    "topup": ("infern.cli.account", "topup"),
+}
+LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is looked up."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in alphabetical order."""
+        del ctx
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        del ctx
+        found = COMMANDS.get(cmd_name)
+        if found is None:
+            return None
+        command = getattr(importlib.import_module(found[0]), found[1])
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="infern", prog_name="infern")
+@click.option("-v", "--verbose", count=True, help="Log more; twice for everything.")
+def infern(verbose: int) -> None:
+    """Serve an AI model from your own machine and get paid per request over Fiber.
+
+    \b
+    See it work on this machine alone:   infern demo
+    Sell a model you run:                infern provider init, then infern provider run
+    Use paid models from any client:     infern proxy
+    Something is wrong:                  infern doctor
+
+    Shell completion: eval "$(_INFERN_COMPLETE=bash_source infern)" (or zsh_source, fish_source).
+    """  # noqa: D301 - click reads the backspace character
+    logging.basicConfig(
+        level=LOG_LEVELS.get(verbose, logging.DEBUG),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """Run the program; errors end it with a meaningful exit code."""
+    try:
+        infern(standalone_mode=True)
+    except InfernError as error:
+        fail(error, as_json="--json" in sys.argv)
+
+
+if __name__ == "__main__":
+    main()
