@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from infern.core.errors import JsonValue, RemoteProtocolError
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
-"""A JSON value off the wire. Unlike `JsonValue` it has floats: a temperature is one, no money is."""
+"""A JSON value off the wire. Unlike `JsonValue` it has floats, which a temperature is."""
 JsonObject = dict[str, Json]
 
 MAX_DEPTH: Final = 64
@@ -63,7 +63,7 @@ def loads_object(body: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
     return value
 
 
-def dumps(value: Json | JsonValue | Mapping[str, Json]) -> bytes:
+def dumps(value: Json | JsonValue | Mapping[str, Json] | Mapping[str, JsonValue]) -> bytes:
     """Write a value as compact UTF-8 JSON; members keep their order.
 
     The order is kept because templates print tool schemas in the order of the request. For a form
