@@ -25,7 +25,7 @@ class CoincurveVerifier:
 
     def verify(self, pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
         """Check a 64-byte signature; high s and malformed keys or signatures are False."""
-        if len(digest) != 32 or len(signature) != 64:
+        if len(digest) != 32 or len(signature) != 64 or len(pubkey) != 33:
             return False
         r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
         if not (0 < r < _GROUP_ORDER and 0 < s <= _GROUP_ORDER // 2):

@@ -4,8 +4,8 @@ An amount is always a Python int of the asset's base unit (shannon for CKB). The
 in this module and there must be none near money anywhere else.
 """
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import Final
 
@@ -18,6 +18,8 @@ MAX_AMOUNT: Final = 2**128 - 1
 MAX_LEDGER_AMOUNT: Final = 2**63 - 1
 """The widest amount a ledger column holds; above all CKB there will ever be (about 2^62)."""
 MAX_AMOUNT_DIGITS: Final = 39
+_UDT = re.compile(r"udt:0x(?!0{64})[0-9a-f]{64}")
+_TYPED_NUMBER = re.compile(r"([0-9]{1,39})(?:\.([0-9]{1,39}))?")
 
 
 class Network(Enum):
@@ -58,15 +60,17 @@ class Asset:
     """What an amount counts: CKB, or a UDT named by the hash of its type script.
 
     Args:
-        udt_type_hash: 32 bytes, the ckb hash of the UDT's type script; None means CKB.
+        udt_type_hash: 32 bytes, the ckb hash of the UDT's type script; None means CKB. Never all
+            zero, which is how fixed layouts write CKB.
     """
 
     udt_type_hash: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a type hash that is not 32 bytes."""
-        if self.udt_type_hash is not None and len(self.udt_type_hash) != 32:
-            raise ValueError("a UDT type script hash has 32 bytes")
+        """Refuse a type hash that is not 32 bytes, or that reads as CKB."""
+        type_hash = self.udt_type_hash
+        if type_hash is not None and (len(type_hash) != 32 or not any(type_hash)):
+            raise ValueError("a UDT type script hash has 32 bytes, not all zero")
 
     @property
     def is_ckb(self) -> bool:
@@ -83,16 +87,15 @@ class Asset:
 
     @classmethod
     def parse(cls, text: str) -> "Asset":
-        """Read `ckb` or `udt:0x<64 lowercase hex>`.
+        """Read `ckb` or `udt:0x<64 lowercase hex>`, not all zero.
 
         Raises:
             RemoteProtocolError: Anything else (`asset_mismatch`, money unmoved).
         """
         if text == "ckb":
             return CKB
-        digits = text.removeprefix("udt:0x")
-        if len(text) == 70 and len(digits) == 64 and all(c in "0123456789abcdef" for c in digits):
-            return cls(bytes.fromhex(digits))
+        if _UDT.fullmatch(text):
+            return cls(bytes.fromhex(text[-64:]))
         raise RemoteProtocolError(f"asset {text[:80]!r} is not known", code="asset_mismatch")
 
 
@@ -139,8 +142,10 @@ def div_ceil(numerator: int, denominator: int) -> int:
 def parse_ckb(text: str) -> int:
     """Read what a person types: `12.5`, `12.5 CKB` or `1250 shannon`; returns shannon.
 
+    Plain ASCII digits with at most one point: what looks odd may be a slip, and this is money.
+
     Raises:
-        ValueError: Not a number, negative, or finer than one shannon.
+        ValueError: Not such a number, or finer than one shannon.
     """
     words = text.strip().lower().split()
     if not words or len(words) > 2:
@@ -148,18 +153,14 @@ def parse_ckb(text: str) -> int:
     unit = words[1] if len(words) == 2 else "ckb"
     if unit not in {"ckb", "shannon", "shannons"}:
         raise ValueError(f"{unit!r} is not a unit; use CKB or shannon")
-    try:
-        number = Decimal(words[0])
-    except InvalidOperation:
-        raise ValueError(f"{words[0]!r} is not a number") from None
-    if not number.is_finite() or number < 0:
-        raise ValueError("an amount is a finite number, zero or more")
-    if number.adjusted() > 30 or number.as_tuple().exponent < -30:  # type: ignore[operator]
-        raise ValueError("an amount has at most 30 digits")
-    scaled = number * (SHANNON_PER_CKB if unit == "ckb" else 1)
-    if scaled != scaled.to_integral_value():
+    number = _TYPED_NUMBER.fullmatch(words[0])
+    if number is None:
+        raise ValueError(f"{words[0]!r} is not a number; write it like '12.5', in plain digits")
+    whole, fraction = number[1], (number[2] or "").rstrip("0")
+    decimals = CKB_DECIMALS if unit == "ckb" else 0
+    if len(fraction) > decimals:
         raise ValueError("the smallest unit is one shannon, 0.00000001 CKB")
-    return checked_amount(int(scaled))
+    return checked_amount(int(whole + fraction.ljust(decimals, "0")))
 
 
 def format_amount(amount: int, asset: Asset = CKB) -> str:

@@ -5,14 +5,13 @@ seller needs to honour it comes back inside the token, and the MAC says that the
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeGuard
 
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import (
@@ -24,10 +23,10 @@ from infern.core.ids import (
     parse_pubkey,
     parse_request_digest,
 )
-from infern.core.market.price import Price
-from infern.core.units import Asset, Network, parse_amount
-from infern.core.wire.jcs import canonicalize
-from infern.core.wire.strict_json import loads_object
+from infern.core.market.price import MAX_TOKENS, Price
+from infern.core.units import Asset, Network, checked_amount, parse_amount
+from infern.core.wire.jcs import MAX_SAFE_INT, canonicalize
+from infern.core.wire.strict_json import Json, JsonObject, loads_object
 
 MAX_TOKEN_CHARS: Final = 4096
 MIN_KEY_BYTES: Final = 32
@@ -62,6 +61,13 @@ class Terms:
     prompt_tokens_max: int
     completion_tokens_max: int
     n: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse counts no request can have, so that `ceiling` always exists."""
+        for count in (self.prompt_tokens_max, self.completion_tokens_max, self.n):
+            checked_amount(count, limit=MAX_TOKENS)
+        if self.n < 1 or self.n * self.completion_tokens_max > MAX_TOKENS:
+            raise ValueError(f"a request has 1 choice or more and at most {MAX_TOKENS} tokens")
 
     @property
     def ceiling(self) -> int:
@@ -106,6 +112,21 @@ class Challenge:
     nonce: bytes
     terms: Terms | None = None
     refund_to: Pubkey | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse claims that a token could not carry back: a paid one must always open."""
+        checked_amount(self.amount)
+        lengths = (self.pay_to, 33), (self.payment_hash, 32), (self.digest, 32), (self.nonce, 16)
+        if any(len(value) != length for value, length in lengths):
+            raise ValueError(
+                "a challenge names a 33-byte payee, two 32-byte hashes, 16 bytes nonce"
+            )
+        if self.refund_to is not None and len(self.refund_to) != 33:
+            raise ValueError("a remainder goes to a 33-byte public key")
+        if not 0 <= self.issued_at_s <= self.expires_at_s <= self.redeem_until_s <= MAX_SAFE_INT:
+            raise ValueError("a challenge is issued, then expires, then ends")
+        if self.terms is not None and self.terms.price.asset != self.asset:
+            raise ValueError("a challenge is priced in the asset it is paid in")
 
 
 def _b64url(raw: bytes) -> str:
@@ -168,12 +189,16 @@ def mint_token(challenge: Challenge, *, kid: str, key: bytes) -> str:
         key: At least 32 secret bytes, used for nothing else.
 
     Raises:
-        ValueError: A key or kid that must not be used; the seller's configuration is wrong.
+        ValueError: A key or kid that must not be used, or names so long that nobody would read
+            the token; the seller's configuration is wrong.
     """
     if len(key) < MIN_KEY_BYTES or not _KID.fullmatch(kid):
         raise ValueError("a challenge key has 32 bytes or more and a short plain name")
     payload = _b64url(canonicalize(_claims(challenge)))
-    return f"f1.{kid}.{payload}.{_b64url(_mac(key, kid, payload))}"
+    token = f"f1.{kid}.{payload}.{_b64url(_mac(key, kid, payload))}"
+    if len(token) > MAX_TOKEN_CHARS:
+        raise ValueError(f"a token has at most {MAX_TOKEN_CHARS} characters")
+    return token
 
 
 def open_token(token: str, keys: Mapping[str, bytes]) -> Challenge:
@@ -213,7 +238,7 @@ def peek_token(token: str) -> Challenge:
 def _parse_claims(payload: bytes) -> Challenge:
     try:
         claims = loads_object(payload)
-        if claims.get("v") != 1:
+        if _count(claims, "v") != 1:
             raise _invalid("the challenge has an unknown version")
         nonce = _text(claims, "jti")
         if not _JTI.fullmatch(nonce):
@@ -236,18 +261,18 @@ def _parse_claims(payload: bytes) -> Challenge:
             terms=_parse_terms(claims, asset),
             refund_to=parse_pubkey(_text(claims, "rto")) if "rto" in claims else None,
         )
-    except (RemoteProtocolError, ValueError, binascii.Error) as error:
+    except (RemoteProtocolError, ValueError) as error:
         raise _invalid(f"the challenge cannot be read: {error}") from error
 
 
-def _parse_terms(claims: Mapping[str, JsonValue], asset: Asset) -> Terms | None:
+def _parse_terms(claims: JsonObject, asset: Asset) -> Terms | None:
     if "prc" not in claims and "tok" not in claims:
         return None
     prices, tokens = claims.get("prc"), claims.get("tok")
     if not isinstance(prices, list) or not isinstance(tokens, list):
         raise _invalid("the challenge has malformed terms")
     amounts = [parse_amount(p) for p in prices if isinstance(p, str)]
-    counts = [t for t in tokens if isinstance(t, int) and not isinstance(t, bool) and t >= 0]
+    counts = [t for t in tokens if _is_count(t)]
     if len(amounts) != 3 or len(counts) != 3 or len(prices) != 3 or len(tokens) != 3:
         raise _invalid("the challenge has malformed terms")
     price = Price(
@@ -258,18 +283,22 @@ def _parse_terms(claims: Mapping[str, JsonValue], asset: Asset) -> Terms | None:
     )
 
 
-def _text(claims: Mapping[str, JsonValue], name: str) -> str:
+def _text(claims: JsonObject, name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str):
         raise _invalid(f"the challenge lacks {name}")
     return value
 
 
-def _count(claims: Mapping[str, JsonValue], name: str) -> int:
+def _count(claims: JsonObject, name: str) -> int:
     value = claims.get(name)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+    if not _is_count(value):
         raise _invalid(f"the challenge lacks {name}")
     return value
+
+
+def _is_count(value: Json) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= MAX_SAFE_INT
 
 
 def derive_preimage(key: bytes, nonce: bytes) -> Preimage:

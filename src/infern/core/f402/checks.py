@@ -23,6 +23,7 @@ from infern.core.units import Asset, Network, format_amount
 MAX_INVOICE_LIFE_S: Final = 600
 """A request invoice that lives longer than this is not one."""
 CLOCK_SKEW_S: Final = 60
+_STANDARD_PORTS: Final = {"https": ":443", "http": ":80"}
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -52,14 +53,17 @@ class Expectation:
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL, as requests are bound to."""
+    """Scheme, host and port of a URL, as requests are bound to; never a password."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
 def realm_of(origin: str) -> str:
     """The realm a seller at this origin must use: host, with the port when it is not standard."""
-    return urlsplit(origin).netloc.lower()
+    parts = urlsplit(origin)
+    realm = parts.netloc.rpartition("@")[2].lower()
+    standard = _STANDARD_PORTS.get(parts.scheme)
+    return realm if standard is None else realm.removesuffix(standard)
 
 
 def check_offer(offer: Offer, expected: Expectation, verifier: SignatureVerifier) -> Invoice:
@@ -88,7 +92,9 @@ def _check_origin(offer: Offer, expected: Expectation) -> None:
     if parts.scheme != "https" and (parts.hostname or "") not in LOOPBACK_HOSTS:
         raise _refuse("origin", "payments need https, or a loopback address")
     if offer.challenge.issuer != realm_of(expected.origin):
-        raise _refuse("realm", f"the offer is of {offer.challenge.issuer}, not of this origin")
+        raise _refuse(
+            "realm", f"the offer is of {offer.challenge.issuer[:80]!a}, not of this origin"
+        )
 
 
 def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
@@ -103,7 +109,7 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
         (
             "cap",
             lambda: c.amount <= e.max_amount,
-            f"{format_amount(c.amount, c.asset)} is over the cap of {format_amount(e.max_amount)}",
+            f"{format_amount(c.amount, c.asset)} is over {format_amount(e.max_amount, e.asset)}",
         ),
         (
             "quote",

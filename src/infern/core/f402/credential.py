@@ -22,6 +22,7 @@ from infern.core.f402.offer import (
     x402_object,
 )
 from infern.core.ids import Preimage, Pubkey, parse_preimage, parse_pubkey
+from infern.core.wire.strict_json import Json, JsonObject
 
 PROOF_HEADER: Final = "payment-signature"
 MPP_HEADER: Final = "payment-authorization"
@@ -141,14 +142,14 @@ def _parse_x402(text: str) -> Proof:
     )
 
 
-def _echo(accepted: Mapping[str, JsonValue], name: str) -> str:
+def _echo(accepted: JsonObject, name: str) -> str:
     value = accepted.get(name)
     if not isinstance(value, str):
         raise RemoteProtocolError(f"accepted.{name} must be a string", code="malformed_proof")
     return value
 
 
-def _preimage(value: JsonValue) -> Preimage | None:
+def _preimage(value: Json) -> Preimage | None:
     if value is None or value == "":
         return None
     try:
@@ -157,7 +158,7 @@ def _preimage(value: JsonValue) -> Preimage | None:
         raise RemoteProtocolError(error.message, code="malformed_proof") from error
 
 
-def _refund_to(value: JsonValue) -> Pubkey | None:
+def _refund_to(value: Json) -> Pubkey | None:
     if value is None:
         return None
     try:

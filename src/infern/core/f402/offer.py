@@ -16,6 +16,7 @@ from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.f402.challenge import MAX_TOKEN_CHARS, Challenge, Mode, Terms, peek_token
 from infern.core.units import format_amount
 from infern.core.wire import strict_json
+from infern.core.wire.strict_json import JsonObject
 
 X402_VERSION: Final = 2
 SCHEME: Final = "exact"
@@ -25,6 +26,20 @@ F402_VERSION_HEADER: Final = "F402-Version"
 MAX_OFFER_BYTES: Final = 64 * 1024
 """A client reads no more of a 402 than this."""
 MAX_INVOICE_CHARS: Final = 2048
+_REPEATED: Final = (
+    "version",
+    "network",
+    "asset",
+    "amount",
+    "mode",
+    "payment_hash",
+    "pay_to",
+    "expires_at",
+    "redeem_until",
+    "request_hash",
+    "listing",
+)
+"""Members of `error.f402` that repeat the token's claims."""
 _FLOWS: Final = {Mode.UPFRONT: "upfront", Mode.HOLD: "escrow"}
 
 
@@ -89,12 +104,12 @@ def offer_message(offer: Offer, model: str) -> str:
     """One paragraph that makes sense alone: it is all most people see of a 402."""
     c = offer.challenge
     limit = f", at most {c.terms.completion_tokens_max} output tokens" if c.terms else ""
-    keys = offer.links.get("keys", "")
+    keys = offer.links.get("keys")
+    prepaid = f"Easiest: create a prepaid key (POST {keys}) and pass it as api_key. Or pay"
     return (
         f"Payment required: at most {format_amount(c.amount, c.asset)} for this request "
-        f"(model {model}{limit}). Easiest: create a prepaid key (POST {keys})"
-        " and pass it as api_key. Or pay error.f402.invoice over Fiber and repeat the request"
-        " with the proof; `infern proxy` does that for any client."
+        f"(model {model}{limit}). {prepaid if keys else 'Pay'} error.f402.invoice over Fiber and "
+        "repeat the request with the proof; `infern proxy` does that for any client."
     )
 
 
@@ -130,7 +145,7 @@ def encode_header_json(value: dict[str, JsonValue]) -> str:
     return base64.b64encode(strict_json.dumps(value)).decode("ascii")
 
 
-def decode_header_json(text: str, *, limit_chars: int, code: str) -> dict[str, JsonValue]:
+def decode_header_json(text: str, *, limit_chars: int, code: str) -> JsonObject:
     """Read an x402 header: strict standard base64 of one strict JSON object.
 
     Raises:
@@ -201,7 +216,7 @@ def parse_offer(body: bytes, resource: str) -> Offer | None:
         links=_links(details),
     )
     shown = offer_details(offer)
-    for name in ("network", "asset", "amount", "mode", "payment_hash", "pay_to", "request_hash"):
+    for name in _REPEATED:
         if details.get(name) != shown[name]:
             raise _refused(f"the offer's {name} is not what its challenge says")
     if "quote" in details and details["quote"] != shown.get("quote"):
@@ -209,14 +224,14 @@ def parse_offer(body: bytes, resource: str) -> Offer | None:
     return offer
 
 
-def _links(details: Mapping[str, JsonValue]) -> dict[str, str]:
+def _links(details: JsonObject) -> dict[str, str]:
     links = details.get("links")
     if not isinstance(links, dict):
         return {}
     return {k: v for k, v in links.items() if isinstance(v, str) and k != "pay_uri"}
 
 
-def _optional_text(details: Mapping[str, JsonValue], name: str) -> str:
+def _optional_text(details: JsonObject, name: str) -> str:
     value = details.get(name)
     return value if isinstance(value, str) else ""
 

@@ -9,7 +9,7 @@ Source: the frozen layout in `docs/f402-spec.md`, section Receipt.
 """
 
 import base64
-import binascii
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
@@ -17,14 +17,35 @@ from typing import Final
 
 from infern.core.ckb.hashing import ckb_hash
 from infern.core.crypto import SignatureVerifier, Signer
-from infern.core.errors import InvariantViolation, JsonValue, RemoteProtocolError
+from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import Pubkey
+from infern.core.units import checked_amount
 
 MAGIC: Final = b"INFERN/R1"
 BODY_BYTES: Final = 418
 SIGNATURE_BYTES: Final = 64
+RECEIPT_CHARS: Final = 643
+"""Base64url of struct and signature, without padding."""
 CHUNK_BYTES: Final = 64
 _LEAF, _NODE = b"\x00", b"\x01"
+_TEXT = re.compile(rf"[A-Za-z0-9_-]{{{RECEIPT_CHARS}}}")
+_LENGTHS: Final = {
+    "client_key_hash": 20,
+    "session": 16,
+    "prev_digest": 32,
+    "payment_ref": 32,
+    "req_hash": 32,
+    "resp_root": 32,
+    "asset": 32,
+}
+_BITS: Final = {
+    "seq": 32,
+    "prompt_tokens": 64,
+    "completion_tokens": 64,
+    "charged": 128,
+    "started_ms": 64,
+    "finished_ms": 64,
+}
 
 
 class Finish(IntEnum):
@@ -115,6 +136,18 @@ class Receipt:
     started_ms: int
     finished_ms: int
 
+    def __post_init__(self) -> None:
+        """Refuse a field that does not fit the struct.
+
+        Each field on its own: one byte too many here and one too few there would still give 418
+        bytes, and a signed statement that says something else.
+        """
+        for name, length in _LENGTHS.items():
+            if len(getattr(self, name)) != length:
+                raise ValueError(f"{name} has {length} bytes")
+        for name, bits in _BITS.items():
+            checked_amount(getattr(self, name), limit=2**bits - 1)
+
     def placed(self, *, session: bytes, seq: int, prev_digest: bytes) -> "Receipt":
         """The same statement at its place in a session.
 
@@ -126,7 +159,7 @@ class Receipt:
     def pack(self) -> bytes:
         """The 418-byte struct."""
         s = self.seller
-        out = b"".join(
+        return b"".join(
             (
                 MAGIC,
                 s.genesis_hash,
@@ -150,9 +183,6 @@ class Receipt:
                 self.finished_ms.to_bytes(8, "little"),
             )
         )
-        if len(out) != BODY_BYTES:
-            raise InvariantViolation("a receipt field has a wrong length")
-        return out
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Receipt":
@@ -230,6 +260,11 @@ class SignedReceipt:
     receipt: Receipt
     signature: bytes
 
+    def __post_init__(self) -> None:
+        """Refuse a signature that no reader would accept."""
+        if len(self.signature) != SIGNATURE_BYTES:
+            raise ValueError(f"a receipt's signature has {SIGNATURE_BYTES} bytes")
+
     def to_text(self) -> str:
         """Base64url without padding of struct ‖ signature: 643 characters, fit for a header."""
         raw = self.receipt.pack() + self.signature
@@ -246,19 +281,20 @@ def sign_receipt(receipt: Receipt, signer: Signer) -> SignedReceipt:
 
 
 def parse_receipt(text: str) -> SignedReceipt:
-    """Read a receipt's text form. The signature is not checked here.
+    """Read a receipt's text form, of which each receipt has exactly one.
+
+    The signature is not checked here.
 
     Raises:
         RemoteProtocolError: Not a receipt (`invalid_request`); says nothing about money.
     """
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except (ValueError, binascii.Error):
-        raise RemoteProtocolError("a receipt is base64url text") from None
-    if len(raw) != BODY_BYTES + SIGNATURE_BYTES or not raw.startswith(MAGIC):
-        raise RemoteProtocolError("the text is not an INFERN/R1 receipt")
-    receipt = Receipt.unpack(raw[:BODY_BYTES])
-    return SignedReceipt(receipt=receipt, signature=raw[BODY_BYTES:])
+    if not _TEXT.fullmatch(text):
+        raise RemoteProtocolError(f"a receipt is {RECEIPT_CHARS} characters of base64url text")
+    raw = base64.urlsafe_b64decode(text + "=")
+    signed = SignedReceipt(receipt=Receipt.unpack(raw[:BODY_BYTES]), signature=raw[BODY_BYTES:])
+    if signed.to_text() != text:
+        raise RemoteProtocolError("the receipt's base64url has stray bits")
+    return signed
 
 
 class _Reader:
