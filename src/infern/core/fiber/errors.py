@@ -261,6 +261,13 @@ _RULES: Final[tuple[_Rule, ...]] = (
     _rule("open_channel", r"one-way channel cannot be public", _refused),
     _rule("accept_channel", r"No channel with temp id", _refused),
     _rule("shutdown_channel", r"should not be set when force is true", _refused),
+    _rule(
+        "connect_peer disconnect_peer open_channel accept_channel shutdown_channel update_channel"
+        " abandon_channel list_channels",
+        r"Invalid parameter|Invalid state|not found|is not connected|mutually exclusive"
+        r"|invalid multiaddr",
+        _refused,
+    ),
     # Invoices.
     _rule("new_invoice", r"invoice already exists", _invoice_exists),
     _rule(
@@ -303,7 +310,10 @@ _RULES: Final[tuple[_Rule, ...]] = (
         _short_of_liquidity,
     ),
     _rule(
-        _SEND, r"Failed to build route|no path found|PathFind error|Insufficient balance", _no_route
+        _SEND,
+        r"Failed to build route|no path found|PathFind error|Network Graph error"
+        r"|Insufficient balance",
+        _no_route,
     ),
 )
 

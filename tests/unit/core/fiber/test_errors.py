@@ -51,6 +51,13 @@ TEXTS = [
      LocalProtocolError, "invalid_request", U),
     ("shutdown_channel", "close_script and fee_rate should not be set when force is true",
      LocalProtocolError, "invalid_request", U),
+    ("update_channel", "Invalid state: Only public channel can be updated",
+     LocalProtocolError, "invalid_request", U),
+    ("shutdown_channel", "Channel not found error: Hash256(0x00)",
+     LocalProtocolError, "invalid_request", U),
+    ("connect_peer", "Peer not found error: Pubkey(02)", LocalProtocolError, "invalid_request", U),
+    ("disconnect_peer", "peer Pubkey(02) is not connected",
+     LocalProtocolError, "invalid_request", U),
     ("new_invoice", "Currency must be Fibd with the chain network",
      LocalProtocolError, "invalid_request", U),
     ("new_invoice", "Both payment_hash and payment_preimage are set",
@@ -107,6 +114,8 @@ TEXTS = [
     ("send_payment", ROUTE + "PathFind error: no path found", NoRoute, "no_route", U),
     ("send_payment_with_router", ROUTE + "PathFind error: no path found", NoRoute, "no_route", U),
     ("build_router", ROUTE + "PathFind error: no path found", NoRoute, "no_route", U),
+    ("build_router", "Network Graph error: PathFind error: no path found",
+     NoRoute, "no_route", U),
     ("send_payment", ROUTE + "Insufficient balance: max outbound liquidity 0 is insufficient,"
      " required amount: 7", NoRoute, "no_route", U),
     ("send_payment", ROUTE + "Feature not enabled: allow_self_payment is not enabled, can not pay"
