@@ -16,6 +16,10 @@ class SystemClock:
         """Wait; cancellable."""
         await asyncio.sleep(duration_ms / 1000)
 
+    def wait_ms(self, duration_ms: int) -> None:
+        """Wait in a thread without an event loop."""
+        time.sleep(duration_ms / 1000)
+
 
 class SystemEntropy:
     """`Entropy` of this machine's kernel."""

@@ -68,7 +68,7 @@ class F402Auth(httpx2.Auth):
             return
         order = order_of(request, request.read(), can_pay=self.wallet.sync_node is not None)
         exchange = Exchange(order, self.wallet)
-        driver = SyncDriver(exchange.run(), self.wallet)
+        driver = SyncDriver(exchange.run(), self.wallet, Ask)
         response: httpx2.Response | None = None
         try:
             todo = driver.begin()
@@ -98,7 +98,7 @@ class F402Auth(httpx2.Auth):
             return
         order = order_of(request, await request.aread(), can_pay=self.wallet.node is not None)
         exchange = Exchange(order, self.wallet)
-        driver = AsyncDriver(exchange.run(), self.wallet)
+        driver = AsyncDriver(exchange.run(), self.wallet, Ask)
         response: httpx2.Response | None = None
         try:
             todo = await driver.begin()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from infern.client.journal import Spent
+from infern.client.journal import AttemptKind, Spent
 from infern.core.errors import BudgetExceeded, JsonValue
 from infern.core.units import (
     MAX_LEDGER_AMOUNT,
@@ -20,6 +20,7 @@ from infern.core.units import (
 )
 
 DEFAULT_PER_REQUEST: Final = 5 * SHANNON_PER_CKB
+DEFAULT_PER_TOPUP: Final = 20 * SHANNON_PER_CKB
 DEFAULT_PER_SESSION: Final = 50 * SHANNON_PER_CKB
 DEFAULT_PER_DAY: Final = 100 * SHANNON_PER_CKB
 _MILLION: Final = 1_000_000
@@ -31,6 +32,7 @@ class Budget:
 
     Args:
         per_request: The most one payment may be, without its routing fee.
+        per_topup: The most one top-up of a prepaid key may be, without its routing fee.
         per_session: The most one client instance may spend, fees included.
         per_day: The most all clients of this journal may spend in 24 hours, fees included.
         fee_base: Part of the fee cap that does not depend on the amount; hops round up, so tiny
@@ -39,6 +41,7 @@ class Budget:
     """
 
     per_request: int = DEFAULT_PER_REQUEST
+    per_topup: int = DEFAULT_PER_TOPUP
     per_session: int = DEFAULT_PER_SESSION
     per_day: int = DEFAULT_PER_DAY
     fee_base: int = 1_000
@@ -46,7 +49,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse negative or absurd caps."""
-        for amount in (self.per_request, self.per_session, self.per_day, self.fee_base):
+        caps = (self.per_request, self.per_topup, self.per_session, self.per_day, self.fee_base)
+        for amount in caps:
             checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
         checked_amount(self.fee_ppm, limit=_MILLION)
 
@@ -54,17 +58,22 @@ class Budget:
         """The most routing may take on top of `amount`."""
         return self.fee_base + div_ceil(amount * self.fee_ppm, _MILLION)
 
-    def admit(self, amount: int) -> Callable[[Spent], None]:
+    def admit(self, amount: int, kind: AttemptKind) -> Callable[[Spent], None]:
         """The rule for one payment, to be applied where the sums are exact.
+
+        Args:
+            amount: Shannon, without the routing fee.
+            kind: What it is for; requests and top-ups have caps of their own.
 
         Returns:
             A function that raises `BudgetExceeded` (unmoved) when the payment does not fit.
         """
         need = amount + self.fee_cap(amount)
+        cap = self.per_request if kind is AttemptKind.REQUEST else self.per_topup
 
         def rule(spent: Spent) -> None:
-            if amount > self.per_request:
-                raise _exceeded("request", amount, self.per_request, 0)
+            if amount > cap:
+                raise _exceeded(kind.value, amount, cap, 0)
             if spent.session + need > self.per_session:
                 raise _exceeded("session", need, self.per_session, spent.session)
             if spent.day + need > self.per_day:

@@ -16,6 +16,7 @@ from infern.client.effects import (
     Adopt,
     Ask,
     Effect,
+    Fetch,
     Intend,
     Record,
     Reply,
@@ -34,6 +35,7 @@ from infern.ports import FiberNode
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
+W = TypeVar("W", bound=Ask | Fetch)
 _NO_NODE: Final = "no Fiber node is configured to pay with; nothing was paid"
 
 JournalEffect = Adopt | Intend | Record
@@ -50,7 +52,8 @@ def _write(effect: JournalEffect, wallet: Wallet) -> Attempt | None:
                 now_ms=wallet.clock.now_ms(),
             )
         case Intend():
-            wallet.journal.intend(effect.attempt, wallet.budget.admit(effect.attempt.amount))
+            attempt = effect.attempt
+            wallet.journal.intend(attempt, wallet.budget.admit(attempt.amount, attempt.kind))
             return None
         case Record():
             wallet.journal.record(effect.before, effect.after)
@@ -78,27 +81,34 @@ def leave(held: Held, wallet: Wallet) -> None:
         wallet.journal.release(attempt.payment_hash)
 
 
-class SyncDriver(Generic[R]):
-    """Runs steps in a thread up to the next `Ask`, which the caller performs."""
+class SyncDriver(Generic[W, R]):
+    """Runs steps in a thread up to the next effect on the wire, which the caller performs.
 
-    def __init__(self, steps: Steps[R], wallet: Wallet) -> None:
+    Args:
+        steps: What to run.
+        wallet: Journal, node and clock.
+        wire: The kind of effect that goes over the wire in these steps.
+    """
+
+    def __init__(self, steps: Steps[R], wallet: Wallet, wire: type[W]) -> None:
         self._steps = steps
         self._wallet = wallet
+        self._wire = wire
 
-    def begin(self) -> Ask | R:
-        """Run to the first ask or the end."""
+    def begin(self) -> W | R:
+        """Run to the first effect on the wire or the end."""
         return self._advance(lambda: next(self._steps))
 
-    def answer(self, reply: Reply | WireBroken) -> Ask | R:
-        """Give the answer to an ask and run on."""
+    def answer(self, reply: Reply | WireBroken) -> W | R:
+        """Give the wire's answer and run on."""
         if isinstance(reply, WireBroken):
             return self._advance(lambda: self._steps.throw(reply))
         return self._advance(lambda: self._steps.send(reply))
 
-    def _advance(self, resume: Callable[[], Effect]) -> Ask | R:
+    def _advance(self, resume: Callable[[], Effect]) -> W | R:
         try:
             effect = resume()
-            while not isinstance(effect, Ask):
+            while not isinstance(effect, self._wire):
                 try:
                     result = self._perform(effect)
                 except InfernError as error:
@@ -120,8 +130,8 @@ class SyncDriver(Generic[R]):
                 self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
             case Sleep(duration_ms=duration_ms):
                 self._wallet.clock.wait_ms(duration_ms)
-            case Ask():
-                raise InvariantViolation("an ask is the caller's to perform")
+            case Ask() | Fetch():
+                raise InvariantViolation("the wire is the caller's")
             case _:
                 assert_never(effect)
         return None
@@ -132,27 +142,34 @@ class SyncDriver(Generic[R]):
         return self._wallet.sync_node
 
 
-class AsyncDriver(Generic[R]):
-    """Runs steps in an event loop up to the next `Ask`, which the caller performs."""
+class AsyncDriver(Generic[W, R]):
+    """Runs steps in an event loop up to the next effect on the wire, which the caller performs.
 
-    def __init__(self, steps: Steps[R], wallet: Wallet) -> None:
+    Args:
+        steps: What to run.
+        wallet: Journal, node and clock.
+        wire: The kind of effect that goes over the wire in these steps.
+    """
+
+    def __init__(self, steps: Steps[R], wallet: Wallet, wire: type[W]) -> None:
         self._steps = steps
         self._wallet = wallet
+        self._wire = wire
 
-    async def begin(self) -> Ask | R:
-        """Run to the first ask or the end."""
+    async def begin(self) -> W | R:
+        """Run to the first effect on the wire or the end."""
         return await self._advance(lambda: next(self._steps))
 
-    async def answer(self, reply: Reply | WireBroken) -> Ask | R:
-        """Give the answer to an ask and run on."""
+    async def answer(self, reply: Reply | WireBroken) -> W | R:
+        """Give the wire's answer and run on."""
         if isinstance(reply, WireBroken):
             return await self._advance(lambda: self._steps.throw(reply))
         return await self._advance(lambda: self._steps.send(reply))
 
-    async def _advance(self, resume: Callable[[], Effect]) -> Ask | R:
+    async def _advance(self, resume: Callable[[], Effect]) -> W | R:
         try:
             effect = resume()
-            while not isinstance(effect, Ask):
+            while not isinstance(effect, self._wire):
                 try:
                     result = await self._perform(effect)
                 except InfernError as error:
@@ -174,8 +191,8 @@ class AsyncDriver(Generic[R]):
                 await self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
             case Sleep(duration_ms=duration_ms):
                 await self._wallet.clock.sleep_ms(duration_ms)
-            case Ask():
-                raise InvariantViolation("an ask is the caller's to perform")
+            case Ask() | Fetch():
+                raise InvariantViolation("the wire is the caller's")
             case _:
                 assert_never(effect)
         return None

@@ -5,7 +5,7 @@ them and sends the answer back, or throws the failure in.
 """
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from infern.client.journal import Attempt, AttemptKind
@@ -65,6 +65,23 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Call the seller's own API; the answer is a `Reply` whose body was read. Throws `WireBroken`.
+
+    Args:
+        method: `GET` or `POST`.
+        path: Below the API's base, e.g. `/f402/balance`.
+        body: JSON bytes; empty for none.
+        key: The prepaid key to show; empty for none.
+    """
+
+    method: str
+    path: str
+    body: bytes = b""
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Adopt:
     """Look for money at stake; the answer is an `Attempt` or None."""
 
@@ -95,7 +112,7 @@ class Sleep:
     duration_ms: int
 
 
-Effect = Ask | Adopt | Intend | Record | MakeCall | WaitChange | Sleep
+Effect = Ask | Fetch | Adopt | Intend | Record | MakeCall | WaitChange | Sleep
 """`MakeCall` is answered with the payment's record or throws `InfernError`."""
 
 Steps = Generator[Effect, object, T]
@@ -106,6 +123,14 @@ def ask(effect: Ask) -> Steps[Reply]:
     reply = yield effect
     if not isinstance(reply, Reply):
         raise InvariantViolation("a driver answers Ask with a Reply")
+    return reply
+
+
+def fetch(effect: Fetch) -> Steps[Reply]:
+    """Perform a `Fetch`."""
+    reply = yield effect
+    if not isinstance(reply, Reply):
+        raise InvariantViolation("a driver answers Fetch with a Reply")
     return reply
 
 

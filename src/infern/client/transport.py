@@ -11,6 +11,7 @@ from typing import Final
 
 import httpx2
 
+from infern.client.account import named_keys
 from infern.client.delivery import AsyncWatchedStream, Delivery, Expected, WatchedStream
 from infern.client.drive import AsyncDriver, SyncDriver, leave
 from infern.client.effects import Ask, Reply, WireBroken
@@ -28,13 +29,12 @@ from infern.client.messages import (
 from infern.client.receipts import ReceiptLog
 from infern.client.wallet import Wallet
 from infern.core.errors import InvariantViolation, RemoteProtocolError
-from infern.core.ids import Pubkey, parse_pubkey
+from infern.core.ids import Pubkey
 from infern.core.wire import strict_json
 
 logger = logging.getLogger(__name__)
 
 MAX_MODELS_BYTES: Final = 1024 * 1024
-MAX_AGENTS: Final = 256
 LEARN_AGAIN_MS: Final = 60_000
 LEARN_TIMEOUT_S: Final = 5.0
 
@@ -68,19 +68,9 @@ class AgentBook:
     def learn(self, body: bytes) -> None:
         """Read a model list. One that cannot be read teaches nothing."""
         try:
-            data = strict_json.loads_object(body).get("data")
-        except RemoteProtocolError:
-            return
-        found = set()
-        for model in data[:MAX_AGENTS] if isinstance(data, list) else []:
-            f402 = model.get("f402") if isinstance(model, dict) else None
-            text = f402.get("agent_pubkey") if isinstance(f402, dict) else None
-            if isinstance(text, str):
-                try:
-                    found.add(parse_pubkey(text))
-                except RemoteProtocolError:
-                    logger.warning("the model list names an agent key that is none")
-        self._agents = frozenset(found)
+            self._agents = named_keys(strict_json.loads_object(body), "agent_pubkey")
+        except RemoteProtocolError as error:
+            logger.warning("the seller's model list cannot be read: %s", error)
 
     def request(self) -> httpx2.Request:
         """The request for the list."""
@@ -164,7 +154,7 @@ class F402Transport(_Paying, httpx2.BaseTransport):
         if self._must_learn(request, order):
             self._learn()
         exchange = Exchange(order, self.wallet)
-        driver = SyncDriver(exchange.run(), self.wallet)
+        driver = SyncDriver(exchange.run(), self.wallet, Ask)
         response: httpx2.Response | None = None
         try:
             todo = driver.begin()
@@ -241,7 +231,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
         if self._must_learn(request, order):
             await self._learn()
         exchange = Exchange(order, self.wallet)
-        driver = AsyncDriver(exchange.run(), self.wallet)
+        driver = AsyncDriver(exchange.run(), self.wallet, Ask)
         response: httpx2.Response | None = None
         try:
             todo = await driver.begin()

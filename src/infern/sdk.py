@@ -1,0 +1,148 @@
+"""The consumer's composition root: builds wallets and clients from arguments and environment.
+
+    from infern import Infern
+    client = Infern(base_url="https://router.example/v1")
+
+The Fiber node is named by `fiber_rpc_url` or `INFERN_FIBER_RPC_URL` (token:
+`INFERN_FIBER_RPC_TOKEN`); without one nothing is paid per request and a prepaid key is needed.
+The payment journal lives in `INFERN_HOME`.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+
+from infern.adapters.fiber_rpc import FiberRpcClient
+from infern.adapters.fiber_rpc_sync import FiberRpcSyncClient
+from infern.adapters.secp256k1 import CoincurveVerifier
+from infern.adapters.sqlite_journal import SqliteJournal
+from infern.adapters.system import SystemClock
+from infern.cli.home import infern_home
+from infern.client import openai as clients
+from infern.client.auth import F402Auth
+from infern.client.budget import Budget
+from infern.client.wallet import Patience, Pinned, Wallet
+from infern.core.errors import ConfigError
+from infern.core.units import Network
+
+__all__ = ["AsyncInfern", "F402Auth", "Infern", "open_wallet"]
+
+RPC_URL_VARIABLE: Final = "INFERN_FIBER_RPC_URL"
+RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable's name
+NETWORK_VARIABLE: Final = "INFERN_NETWORK"
+BASE_URL_VARIABLE: Final = "INFERN_BASE_URL"
+API_KEY_VARIABLE: Final = "INFERN_API_KEY"
+
+
+def open_wallet(
+    *,
+    fiber_rpc_url: str | None = None,
+    fiber_rpc_token: str | None = None,
+    network: Network | str | None = None,
+    budget: Budget | None = None,
+    home: Path | None = None,
+    patience: Patience | None = None,
+    pinned: Mapping[str, Pinned] | None = None,
+) -> Wallet:
+    """Open a wallet: a Fiber node, the journal and a budget.
+
+    Args:
+        fiber_rpc_url: The node's JSON-RPC; default `INFERN_FIBER_RPC_URL`, else no node.
+        fiber_rpc_token: Its biscuit; default `INFERN_FIBER_RPC_TOKEN`.
+        network: `mainnet`, `testnet` or `dev`; default `INFERN_NETWORK`, else testnet.
+        budget: How much may be paid unasked.
+        home: Where the journal lives; default `INFERN_HOME`, else the platform's data directory.
+        patience: Limits of waiting.
+        pinned: What is known of sellers beforehand, by origin.
+
+    Raises:
+        ConfigError: Something of it cannot be used.
+    """
+    url = fiber_rpc_url or os.environ.get(RPC_URL_VARIABLE)
+    token = fiber_rpc_token or os.environ.get(RPC_TOKEN_VARIABLE)
+    return Wallet(
+        journal=SqliteJournal((home or infern_home()) / "client"),
+        budget=budget or Budget(),
+        verifier=CoincurveVerifier(),
+        clock=SystemClock(),
+        network=_network(network or os.environ.get(NETWORK_VARIABLE) or Network.TESTNET),
+        session=secrets.token_hex(16),
+        node=FiberRpcClient(url, token=token) if url else None,
+        sync_node=FiberRpcSyncClient(url, token=token) if url else None,
+        patience=patience or Patience(),
+        pinned=pinned or {},
+    )
+
+
+def _network(name: Network | str) -> Network:
+    try:
+        return Network(name)
+    except ValueError:
+        known = ", ".join(network.value for network in Network)
+        raise ConfigError(f"{name!r} is not a network; it is one of {known}") from None
+
+
+def _with_budget(wallet: Wallet | None, budget: Budget | None) -> Wallet:
+    if wallet is None:
+        return open_wallet(budget=budget)
+    return wallet if budget is None else replace(wallet, budget=budget)
+
+
+def _base_url(base_url: str | httpx2.URL | None) -> str | httpx2.URL:
+    found = base_url or os.environ.get(BASE_URL_VARIABLE)
+    if not found:
+        raise ConfigError(f"no seller: pass base_url or set {BASE_URL_VARIABLE}")
+    return found
+
+
+class Infern(clients.Infern):
+    """The synchronous client with a wallet of its own when none is passed.
+
+    Args:
+        base_url: The seller's API; default `INFERN_BASE_URL`.
+        api_key: A prepaid key of that seller; default `INFERN_API_KEY`, else pay per request.
+        wallet: What to pay with; default `open_wallet()`.
+        budget: Replaces the wallet's.
+        options: As `infern.client.openai.Infern`.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str | httpx2.URL | None = None,
+        api_key: str | None = None,
+        wallet: Wallet | None = None,
+        budget: Budget | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            base_url=_base_url(base_url),
+            api_key=api_key or os.environ.get(API_KEY_VARIABLE),
+            wallet=_with_budget(wallet, budget),
+            **options,
+        )
+
+
+class AsyncInfern(clients.AsyncInfern):
+    """The asynchronous client; as `Infern`."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str | httpx2.URL | None = None,
+        api_key: str | None = None,
+        wallet: Wallet | None = None,
+        budget: Budget | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            base_url=_base_url(base_url),
+            api_key=api_key or os.environ.get(API_KEY_VARIABLE),
+            wallet=_with_budget(wallet, budget),
+            **options,
+        )
