@@ -73,8 +73,6 @@ class Pipeline:
         )
         try:
             head = read_head(scope, request_id=request_id)
-            if head.method != "POST":
-                raise ProtocolError("this path takes POST", code="method_not_allowed")
             await self._answer(Exchange(endpoint, head, receive, responder))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
@@ -82,13 +80,15 @@ class Pipeline:
             await _refuse(responder, error)
         except InvariantViolation:
             raise
-        except Exception:
+        except Exception:  # noqa: BLE001 - the last line of defence for a client's connection
             # A bug must not leave a client without an answer; the settlement has ended the hold.
             _log.exception("%s: unexpected failure", request_id)
             await _refuse(responder, InfernError("Something broke here; the log has more."))
 
     async def _answer(self, exchange: "Exchange") -> None:
         head, limits = exchange.head, self._parts.config.limits
+        if head.method != "POST":
+            raise ProtocolError("this path takes POST", code="method_not_allowed")
         credential = parse_credential(head.headers)
         anonymous = credential.is_anonymous
         with (self._unpaid if anonymous else self._paid).one():
