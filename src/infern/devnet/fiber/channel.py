@@ -201,6 +201,11 @@ class Channel:
         return self.sides[index].balance - self.offered_balance(index)
 
     @property
+    def on_chain(self) -> bool:
+        """No message moves this channel any more: it is settled or somebody went to chain."""
+        return self.settled or self.force_closed
+
+    @property
     def force_closed(self) -> bool:
         """On its way to the chain, or there: TLCs resolve by time and preimage only."""
         return self.force_closed_by is not None
@@ -285,6 +290,11 @@ class Channel:
             raise InvariantViolation("a TLC was settled over the payer's balance")
         payer.balance -= tlc.amount
         payee.balance += tlc.amount
+
+    def set_states(self, name: StateName, opener_flags: int, acceptor_flags: int) -> None:
+        """Put both sides into a state."""
+        self.sides[0].state = ChannelState(name, opener_flags)
+        self.sides[1].state = ChannelState(name, acceptor_flags)
 
     def bump_commitments(self) -> None:
         """A commitment exchange has run: both sides have a new latest transaction."""

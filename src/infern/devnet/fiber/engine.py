@@ -71,7 +71,7 @@ class Engine:
         return tlc
 
     def _committed(self, tlc: Tlc) -> None:
-        if tlc.phase is not TlcPhase.ANNOUNCED or tlc.channel.settled:
+        if tlc.phase is not TlcPhase.ANNOUNCED or tlc.channel.on_chain:
             return
         tlc.phase = TlcPhase.COMMITTED
         tlc.channel.bump_commitments()
@@ -93,7 +93,7 @@ class Engine:
         Returns:
             False when it is being removed already, which is not an error.
         """
-        if tlc.phase is not TlcPhase.COMMITTED or tlc.channel.settled:
+        if tlc.phase is not TlcPhase.COMMITTED or tlc.channel.on_chain:
             return False
         tlc.phase, tlc.removal = TlcPhase.REMOVING, removal
         delay_us = self._network.scaled_us(wait_ms)
@@ -102,6 +102,8 @@ class Engine:
         return True
 
     def _send_removal(self, tlc: Tlc) -> None:
+        if tlc.channel.on_chain:
+            return
         network, latencies = self._network, self._network.settings.latencies
         learn = partial(self.run_when_linked, tlc.channel, partial(self._removal_seen, tlc))
         message_us = network.scaled_us(latencies.message_ms + network.faults.delay_ms(tlc.channel))
@@ -116,7 +118,7 @@ class Engine:
             tlc.sender.learn_preimage(tlc.payment_hash, tlc.removal.preimage)
 
     def _acknowledged(self, tlc: Tlc) -> None:
-        if tlc.phase is TlcPhase.GONE or tlc.channel.settled:
+        if tlc.phase is TlcPhase.GONE or tlc.channel.on_chain:
             return
         self._removal_seen(tlc)
         tlc.channel.remove(tlc)
@@ -127,7 +129,7 @@ class Engine:
         network.clock.call_later_us(
             ack_us, partial(self.run_when_linked, tlc.channel, partial(self.resolved, tlc))
         )
-        network.lifecycle.on_tlc_gone(tlc.channel)
+        network.closing.on_tlc_gone(tlc.channel)
 
     def resolved(self, tlc: Tlc) -> None:
         """The offerer knows how its TLC ended: pass it upstream, or end the attempt."""
@@ -140,12 +142,10 @@ class Engine:
             self._network.payer.on_attempt_resolved(tlc.sender, tlc.attempt, removal)
 
     def _pass_upstream(self, incoming: Tlc, removal: Removal) -> None:
-        channel = incoming.channel
-        if channel.is_ready or not channel.force_closed:
-            self.remove(incoming, removal)
-        elif isinstance(removal, Fulfil):
-            # The upstream channel went to chain: the preimage is claimed there.
+        if isinstance(removal, Fulfil):
+            # Should the upstream channel be on chain by now, the preimage is claimed there.
             incoming.receiver.learn_preimage(incoming.payment_hash, removal.preimage)
+        self.remove(incoming, removal)
 
     def _exchange(self, channel: Channel, wait_ms: int, done: Callable[[], None]) -> None:
         network = self._network
@@ -156,12 +156,28 @@ class Engine:
         network.clock.call_at_us(begin_us + wait_us, partial(self.run_when_linked, channel, done))
         network.faults.count_messages(channel, MESSAGES_PER_EXCHANGE)
 
+    def later(self, channel: Channel, wait_ms: int, operation: Callable[[], None]) -> None:
+        """Run a step of the handshake after `wait_ms`, connected, unless the channel has ended."""
+        wait_us = self._network.scaled_us(wait_ms)
+        guarded = partial(_unless_ended, channel, operation)
+        self._network.clock.call_later_us(wait_us, partial(self.run_when_linked, channel, guarded))
+
     def run_when_linked(self, channel: Channel, operation: Callable[[], None]) -> None:
-        """Run a step now, or park it until the channel's nodes are connected."""
-        if channel.link_up:
+        """Run a step now, or park it until the channel's nodes are connected or gone to chain."""
+        if channel.link_up or channel.on_chain:
             operation()
-        elif not channel.settled:
+        else:
             channel.parked.append(operation)
+
+    def flush(self, channel: Channel) -> None:
+        """The channel left for the chain: what waited for a connection waits no more."""
+        while channel.parked:
+            channel.parked.popleft()()
+
+
+def _unless_ended(channel: Channel, operation: Callable[[], None]) -> None:
+    if not channel.on_chain:
+        operation()
 
 
 def failure(code: TlcErrorCode, origin: bytes, *, detail: str = "", slots: bool = False) -> Failure:

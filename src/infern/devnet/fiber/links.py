@@ -30,8 +30,8 @@ class Link:
 class Links:
     """All connections of a network.
 
-    A pair that shares a channel reconnects by itself, as real nodes do, unless `block` keeps it
-    apart.
+    A node that comes up dials the peers it has channels with, and so does a pair that `unblock`
+    sets free; after `disconnect` somebody has to call `connect`.
     """
 
     def __init__(self, network: "Network") -> None:

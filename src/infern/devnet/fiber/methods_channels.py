@@ -6,8 +6,8 @@ from infern.core.ckb.script import Script
 from infern.core.errors import JsonValue
 from infern.devnet.fiber.channel import Channel
 from infern.devnet.fiber.errors import NodeError, invalid_parameter, invalid_state
-from infern.devnet.fiber.lifecycle import SideTerms
 from infern.devnet.fiber.node import Node, hex0x
+from infern.devnet.fiber.opening import SideTerms
 from infern.devnet.fiber.params import (
     BOOL,
     HASH256,
@@ -43,7 +43,7 @@ def _open_channel(node: Node, params: Params) -> JsonValue:
             f"Peer Pubkey({pubkey.hex()})'s feature not found, waiting for peer to send "
             "Init message"
         )
-    channel = node.network.lifecycle.open(
+    channel = node.network.opening.open(
         node,
         peer,
         _terms(params),
@@ -51,15 +51,15 @@ def _open_channel(node: Node, params: Params) -> JsonValue:
         one_way=params.flag("one_way"),
         udt=params.maybe("funding_udt_type_script", Script),
     )
-    node.network.lifecycle.begin(channel)
+    node.network.opening.begin(channel)
     return {"temporary_channel_id": hex0x(channel.temporary_id)}
 
 
 def _accept_channel(node: Node, params: Params) -> JsonValue:
     temporary_id = params.need("temporary_channel_id", bytes)
-    for channel in node.network.lifecycle.waiting_for(node):
+    for channel in node.network.opening.waiting_for(node):
         if channel.temporary_id == temporary_id:
-            node.network.lifecycle.accept(channel, _terms(params))
+            node.network.opening.accept(channel, _terms(params))
             return {"channel_id": hex0x(channel.channel_id)}
     raise invalid_parameter(f"No channel with temp id Hash256({hex0x(temporary_id)}) found")
 
@@ -80,13 +80,13 @@ def _list_channels(node: Node, params: Params) -> JsonValue:
     rows: list[tuple[int, Json]] = []
     for channel in node.network.channels_of(node):
         side = channel.side_of(node)
-        unaccepted = channel.index_of(node) == 1 and not channel.accepted
         if pubkey not in (None, channel.peer_of(node).pubkey):
             continue
         if only_pending:
             shown = side.state.is_pending
         else:
-            shown = not unaccepted and (closed or not side.state.is_closed)
+            # A node stores a channel when the peer's first answer comes: not listed before.
+            shown = channel.accepted and (closed or not side.state.is_closed)
         if shown:
             rows.append((side.created_at_ms, channel_view(channel, node)))
     rows.sort(key=lambda row: row[0], reverse=True)
@@ -99,11 +99,11 @@ def _shutdown_channel(node: Node, params: Params) -> JsonValue:
     if params.flag("force") and (script is not None or rate is not None):
         raise NodeError("close_script and fee_rate should not be set when force is true")
     channel = _find(node, params)
-    lifecycle = node.network.lifecycle
+    closing = node.network.closing
     if params.flag("force"):
-        lifecycle.force_close(channel, channel.index_of(node))
+        closing.force_close(channel, channel.index_of(node))
     else:
-        lifecycle.shutdown(channel, node, script, rate)
+        closing.shutdown(channel, node, script, rate)
     return None
 
 
@@ -133,7 +133,7 @@ def _abandon_channel(node: Node, params: Params) -> JsonValue:
     channel_id = params.need("channel_id", bytes)
     for channel in node.network.channels_of(node):
         if channel_id in (channel.channel_id, channel.temporary_id):
-            node.network.lifecycle.abandon(channel, node)
+            node.network.opening.abandon(channel, node)
             return None
     raise invalid_parameter(f"Channel {hex0x(channel_id)} not found")
 

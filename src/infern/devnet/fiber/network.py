@@ -12,12 +12,13 @@ from infern.core.crypto import SignatureVerifier, Signer
 from infern.devnet.fiber.chain import ChainStub
 from infern.devnet.fiber.channel import Channel
 from infern.devnet.fiber.clock import EventClock
+from infern.devnet.fiber.closing import Closing
 from infern.devnet.fiber.engine import Engine
 from infern.devnet.fiber.faults import Faults
 from infern.devnet.fiber.identity import SeededBytes
-from infern.devnet.fiber.lifecycle import Lifecycle, SideTerms
 from infern.devnet.fiber.links import Links
 from infern.devnet.fiber.node import Node
+from infern.devnet.fiber.opening import Opening, SideTerms
 from infern.devnet.fiber.payer import Payer
 from infern.devnet.fiber.receiver import Receiver
 from infern.devnet.fiber.settings import NetworkSettings, NodeSettings
@@ -63,7 +64,8 @@ class Network:
         self.faults = Faults(self)
         self.engine = Engine(self)
         self.watchdog = Watchdog(self)
-        self.lifecycle = Lifecycle(self)
+        self.opening = Opening(self)
+        self.closing = Closing(self)
         self.receiver = Receiver(self)
         self.payer = Payer(self)
 
@@ -130,10 +132,10 @@ class Network:
         """
         self.connect_at_once(opener, acceptor)
         terms = SideTerms(funding_amount=amount)
-        channel = self.lifecycle.open(
+        channel = self.opening.open(
             opener, acceptor, terms, public=public, one_way=one_way, udt=udt
         )
-        self.lifecycle.open_ready(channel)
+        self.opening.open_ready(channel)
         gossip_ms = self.scaled_us(self.settings.latencies.gossip_ms) // 1_000 + 1
         if channel.announced_at_ms is not None:
             channel.announced_at_ms -= gossip_ms

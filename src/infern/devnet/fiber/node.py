@@ -66,7 +66,7 @@ class StoredInvoice:
 
 
 class Node:
-    """State of one node. Behaviour lives in the network's payer, receiver and lifecycle."""
+    """State of one node. Behaviour lives in the network's payer, receiver, opening and closing."""
 
     def __init__(
         self, network: "Network", name: str, signer: Signer, settings: NodeSettings

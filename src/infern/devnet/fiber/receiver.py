@@ -138,6 +138,7 @@ class Receiver:
             self.settlements[(node.name, tlc.payment_hash)] += 1
             node.preimages.pop(tlc.payment_hash, None)
             if invoice is not None:
+                # Also when it was cancelled while the removal was under way: the money is here.
                 node.set_invoice_status(invoice, InvoiceStatus.PAID)
         if invoice is not None and invoice.held is tlc:
             invoice.held = None

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from infern.core.crypto import SignatureVerifier
 from infern.core.units import SHANNON_PER_CKB
 from infern.devnet.fiber.clock import EventClock, VirtualClock, WallClock
-from infern.devnet.fiber.lifecycle import SideTerms
 from infern.devnet.fiber.network import Network, SignerFactory
 from infern.devnet.fiber.node import Node
+from infern.devnet.fiber.opening import SideTerms
 from infern.devnet.fiber.settings import NetworkSettings, NodeSettings
 
 CONSUMER, HUB, PROVIDER = "consumer", "hub", "provider"
@@ -64,9 +64,8 @@ def three_nodes(
             continue
         network.connect_at_once(left, right)
         terms = SideTerms(funding_amount=channel_shannon)
-        lifecycle = network.lifecycle
-        channel = lifecycle.open(left, right, terms, public=True, one_way=False, udt=None)
-        lifecycle.begin(channel)
+        channel = network.opening.open(left, right, terms, public=True, one_way=False, udt=None)
+        network.opening.begin(channel)
     return ThreeNodes(network=network, consumer=consumer, hub=hub, provider=provider)
 
 

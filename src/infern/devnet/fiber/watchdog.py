@@ -47,7 +47,7 @@ class Watchdog:
             return
         safe_until_ms = network.clock.now_ms + MIN_TLC_EXPIRY_DELTA_MS
         if tlc.sender.online and tlc.expiry_ms < safe_until_ms:
-            network.lifecycle.force_close(channel, tlc.offerer)
+            network.closing.force_close(channel, tlc.offerer)
             return
         unsettled = tlc.phase is TlcPhase.COMMITTED and tlc.outgoing is None
         soon = tlc.expiry_ms < safe_until_ms + WATCHDOG_INTERVAL_MS

@@ -1,6 +1,6 @@
-"""A channel's life: opening, accepting, readiness, changing, closing.
+"""Opening a channel: request, acceptance, funding, readiness.
 
-Nothing is signed and no transaction exists: funding and closing are entries in the chain stub.
+Nothing is signed and no transaction exists: funding is an entry in the chain stub.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from infern.core.ckb.hashing import ckb_hash
 from infern.core.ckb.script import Script
 from infern.devnet.fiber import states
-from infern.devnet.fiber.channel import Channel, Fulfil, Side
-from infern.devnet.fiber.engine import failure
-from infern.devnet.fiber.errors import invalid_parameter, invalid_state
-from infern.devnet.fiber.node import InvoiceStatus, Node
+from infern.devnet.fiber.channel import Channel, Side
+from infern.devnet.fiber.errors import invalid_parameter
+from infern.devnet.fiber.node import Node
 from infern.devnet.fiber.settings import (
     CKB_RESERVE_SHANNON,
     FUNDING_CONFIRMATIONS,
@@ -23,15 +22,13 @@ from infern.devnet.fiber.settings import (
     SYSTEM_MAX_TLC_NUMBER,
     UDT_RESERVE_SHANNON,
 )
-from infern.devnet.fiber.states import ChannelState, StateName, TlcErrorCode, TlcPhase
+from infern.devnet.fiber.states import StateName
 from infern.devnet.fiber.udt import accepts_udt, find_udt
 
 if TYPE_CHECKING:
     from infern.devnet.fiber.network import Network
 
 FUNDING_TX_FEE_SHANNON = 1_000
-CLOSING_TX_SIZE_BYTES = 455
-DEFAULT_FEE_RATE = 1_000
 MAX_TO_BE_ACCEPTED = 20
 
 
@@ -48,8 +45,8 @@ class SideTerms:
     max_tlc_number: int | None = None
 
 
-class Lifecycle:
-    """Opens and closes the channels of a network."""
+class Opening:
+    """Opens the channels of a network."""
 
     def __init__(self, network: "Network") -> None:
         self._network = network
@@ -83,7 +80,7 @@ class Lifecycle:
             funding_fee=FUNDING_TX_FEE_SHANNON,
             link_changed_at_ms=network.clock.now_ms,
         )
-        _set_both(channel, StateName.NEGOTIATING_FUNDING, states.OUR, states.THEIR)
+        channel.set_states(StateName.NEGOTIATING_FUNDING, states.OUR, states.THEIR)
         network.add_channel(channel)
         return channel
 
@@ -169,7 +166,7 @@ class Lifecycle:
             NodeError: The contribution does not cover the acceptor's own reserve.
         """
         self._take_terms(channel, terms)
-        _set_both(channel, StateName.NEGOTIATING_FUNDING, states.BOTH, states.BOTH)
+        channel.set_states(StateName.NEGOTIATING_FUNDING, states.BOTH, states.BOTH)
         self._step(channel, partial(self._collaborate, channel))
 
     def _take_terms(self, channel: Channel, terms: SideTerms) -> None:
@@ -189,7 +186,7 @@ class Lifecycle:
 
     def _collaborate(self, channel: Channel) -> None:
         both = states.COLLABORATION_COMPLETED
-        _set_both(channel, StateName.COLLABORATING_FUNDING_TX, both, both)
+        channel.set_states(StateName.COLLABORATING_FUNDING_TX, both, both)
         if not self._fund(channel):
             self._end(channel, states.CLOSED_FUNDING_ABORTED)
             for side in channel.sides:
@@ -217,25 +214,25 @@ class Lifecycle:
         return True
 
     def _sign(self, channel: Channel) -> None:
-        _set_both(channel, StateName.SIGNING_COMMITMENT, states.BOTH, states.BOTH)
+        channel.set_states(StateName.SIGNING_COMMITMENT, states.BOTH, states.BOTH)
         self._step(channel, partial(self._broadcast, channel))
 
     def _broadcast(self, channel: Channel) -> None:
         tx_hash = ckb_hash(channel.channel_id + b"funding")
         channel.outpoint = tx_hash + bytes(4)
-        _set_both(channel, StateName.AWAITING_TX_SIGNATURES, states.BOTH, states.BOTH)
+        channel.set_states(StateName.AWAITING_TX_SIGNATURES, states.BOTH, states.BOTH)
         self._network.chain.after_blocks(1, partial(self._funded, channel))
 
     def _funded(self, channel: Channel) -> None:
         channel.funded_at_ms = self._network.clock.now_ms
-        _set_both(channel, StateName.AWAITING_CHANNEL_READY, 0, 0)
+        channel.set_states(StateName.AWAITING_CHANNEL_READY, 0, 0)
         confirmed = partial(self._confirmed, channel)
         self._network.chain.after_blocks(FUNDING_CONFIRMATIONS, confirmed)
 
     def _confirmed(self, channel: Channel) -> None:
-        _set_both(channel, StateName.AWAITING_CHANNEL_READY, states.OUR, states.OUR)
+        channel.set_states(StateName.AWAITING_CHANNEL_READY, states.OUR, states.OUR)
         wait_ms = self._network.settings.latencies.ready_ms
-        self._later(channel, wait_ms, partial(self._make_ready, channel))
+        self._network.engine.later(channel, wait_ms, partial(self._make_ready, channel))
 
     def open_ready(self, channel: Channel) -> None:
         """Take a channel that was just opened straight to readiness, at this very moment.
@@ -260,150 +257,6 @@ class Lifecycle:
             side.updated_at_ms = now_ms
         if channel.public:
             channel.announced_at_ms = now_ms
-
-    def shutdown(
-        self, channel: Channel, node: Node, close_script: Script | None, fee_rate: int | None
-    ) -> None:
-        """Begin to close by agreement.
-
-        Raises:
-            NodeError: Not ready, or a TLC of ours is not committed yet. Nothing changed.
-        """
-        index = channel.index_of(node)
-        side = channel.sides[index]
-        if side.state.name is not StateName.CHANNEL_READY:
-            raise invalid_state(
-                "Trying to send shutdown message while in invalid state " + side.state.debug()
-            )
-        if any(tlc.phase is TlcPhase.ANNOUNCED for tlc in channel.offered_by(index)):
-            raise invalid_state(
-                "Unable to process shutdown command, as there are pending outbound tlcs"
-            )
-        rate = DEFAULT_FEE_RATE if fee_rate is None else fee_rate
-        if rate < DEFAULT_FEE_RATE:
-            raise invalid_parameter(
-                f"Fee rate {rate} is less than commitment fee rate {DEFAULT_FEE_RATE}"
-            )
-        fee = closing_fee(rate)
-        spare = side.reserve - (98 if channel.udt is None else 179) * 100_000_000
-        available = spare + (side.balance if channel.udt is None else 0)
-        if fee > available:
-            raise invalid_parameter(
-                f"Local balance is not enough to pay the fee, expect fee {fee} <= "
-                f"available_max_fee {available}"
-            )
-        if close_script is not None:
-            side.shutdown_script = close_script
-        side.state = ChannelState(StateName.SHUTTING_DOWN, states.OUR)
-        wait_ms = self._network.settings.latencies.close_step_ms
-        self._later(channel, wait_ms, partial(self._shutdown_agreed, channel, index, fee))
-
-    def _shutdown_agreed(self, channel: Channel, index: int, fee: int) -> None:
-        if channel.force_closed:
-            return
-        _set_both(channel, StateName.SHUTTING_DOWN, states.BOTH, states.BOTH)
-        channel.close_fees = (fee, closing_fee(DEFAULT_FEE_RATE))
-        if index:
-            channel.close_fees = channel.close_fees[::-1]
-        self.on_tlc_gone(channel)
-
-    def on_tlc_gone(self, channel: Channel) -> None:
-        """When the last TLC leaves a channel that is closing, close it."""
-        closing = all(
-            side.state == ChannelState(StateName.SHUTTING_DOWN, states.BOTH)
-            for side in channel.sides
-        )
-        if closing and not channel.tlcs and channel.shutdown_tx_hash is None:
-            channel.shutdown_tx_hash = ckb_hash(channel.channel_id + b"closing")
-            self._network.chain.after_blocks(1, partial(self._closed_together, channel))
-
-    def _closed_together(self, channel: Channel) -> None:
-        if channel.force_closed or channel.settled:
-            return
-        self._pay_out(channel, channel.close_fees)
-        self._end(channel, states.CLOSED_COOPERATIVE)
-
-    def force_close(self, channel: Channel, index: int) -> None:
-        """Go to the chain alone, as `sides[index]`. TLCs resolve there by preimage or expiry.
-
-        Raises:
-            NodeError: The channel is not open. Nothing changed.
-        """
-        side = channel.sides[index]
-        if side.state.name not in (StateName.CHANNEL_READY, StateName.SHUTTING_DOWN):
-            raise invalid_state(
-                f"Handling force shutdown command invalid state {side.state.debug()}"
-            )
-        if channel.force_closed:
-            return
-        channel.force_closed_by = index
-        waiting = states.SHUTDOWN_WAITING_COMMITMENT
-        side.state = ChannelState(StateName.SHUTTING_DOWN, waiting)
-        channel.shutdown_tx_hash = channel.commitment_hash(index)
-        self._network.chain.after_blocks(1, partial(self._commitment_confirmed, channel))
-
-    def _commitment_confirmed(self, channel: Channel) -> None:
-        waiting = states.CLOSED_WAITING_SETTLEMENT
-        for index, side in enumerate(channel.sides):
-            local = index == channel.force_closed_by
-            how = states.CLOSED_UNCOOPERATIVE_LOCAL if local else states.CLOSED_UNCOOPERATIVE_REMOTE
-            side.state = ChannelState(StateName.CLOSED, how | waiting)
-        blocks = self._network.settings.forced_close_delay_blocks
-        self._network.chain.after_blocks(blocks, partial(self._settle_on_chain, channel))
-
-    def _settle_on_chain(self, channel: Channel) -> None:
-        """Resolve what can be resolved; come back for TLCs that must wait for their expiry."""
-        network = self._network
-        for tlc in list(channel.tlcs.values()):
-            preimage = self._claimable(channel, tlc.payment_hash, tlc.receiver)
-            if tlc.outgoing is not None and tlc.outgoing.phase is not TlcPhase.GONE:
-                continue  # the forwarder still learns how the next hop ends
-            if isinstance(tlc.removal, Fulfil) or preimage is not None:
-                tlc.removal = tlc.removal if preimage is None else Fulfil(preimage=preimage)
-                tlc.sender.learn_preimage(tlc.payment_hash, _preimage_of(tlc.removal))
-            elif tlc.expiry_ms <= network.clock.now_ms:
-                code = TlcErrorCode.PERMANENT_CHANNEL_FAILURE
-                tlc.removal = failure(code, tlc.sender.pubkey, detail=code.value)
-            else:
-                continue
-            channel.remove(tlc)
-            network.receiver.on_removed(tlc)
-            network.engine.resolved(tlc)
-        if channel.tlcs:
-            earliest_ms = min(tlc.expiry_ms for tlc in channel.tlcs.values())
-            wait_ms = max(earliest_ms - network.clock.now_ms, 60_000)
-            again = partial(self._settle_on_chain, channel)
-            network.clock.call_later_us(wait_ms * 1_000, again, background=True)
-            return
-        self._pay_out(channel, (0, 0))
-        local = channel.force_closed_by
-        channel.settled = True
-        for index, side in enumerate(channel.sides):
-            how = (
-                states.CLOSED_UNCOOPERATIVE_LOCAL
-                if index == local
-                else states.CLOSED_UNCOOPERATIVE_REMOTE
-            )
-            side.state = ChannelState(StateName.CLOSED, how)
-
-    def _claimable(self, channel: Channel, payment_hash: bytes, receiver: Node) -> bytes | None:
-        """The preimage the receiver may use on chain; a cancelled invoice's is not used."""
-        invoice = receiver.invoices.get(payment_hash)
-        if invoice is not None and invoice.status is not InvoiceStatus.RECEIVED:
-            return None
-        return receiver.preimages.get(payment_hash) if not channel.settled else None
-
-    def _pay_out(self, channel: Channel, fees: tuple[int, int]) -> None:
-        chain = self._network.chain
-        for side, fee in zip(channel.sides, fees, strict=True):
-            if channel.udt is None:
-                chain.credit(side.node.name, side.balance + side.reserve - fee)
-            else:
-                chain.credit(side.node.name, side.reserve - fee)
-                chain.credit(side.node.name, side.balance, channel.udt)
-            chain.burn_fee(fee)
-        channel.funded = False
-        channel.settled = True
 
     def abandon(self, channel: Channel, node: Node) -> None:
         """Give up a channel that is not funded yet.
@@ -447,36 +300,12 @@ class Lifecycle:
 
     def _end(self, channel: Channel, flag: int) -> None:
         channel.settled = True
-        _set_both(channel, StateName.CLOSED, flag, flag)
+        channel.set_states(StateName.CLOSED, flag, flag)
 
     def _step(self, channel: Channel, operation: "partial[None]") -> None:
-        self._later(channel, self._network.settings.latencies.open_step_ms, operation)
-
-    def _later(self, channel: Channel, wait_ms: int, operation: "partial[None]") -> None:
-        guarded = partial(self._unless_ended, channel, operation)
-        linked = partial(self._network.engine.run_when_linked, channel, guarded)
-        self._network.clock.call_later_us(self._network.scaled_us(wait_ms), linked)
-
-    @staticmethod
-    def _unless_ended(channel: Channel, operation: "partial[None]") -> None:
-        if not channel.settled:
-            operation()
-
-
-def closing_fee(fee_rate: int) -> int:
-    """A side's share of the closing transaction's fee, shannon."""
-    return fee_rate * CLOSING_TX_SIZE_BYTES // 1_000
+        wait_ms = self._network.settings.latencies.open_step_ms
+        self._network.engine.later(channel, wait_ms, operation)
 
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def _preimage_of(removal: object) -> bytes:
-    assert isinstance(removal, Fulfil)
-    return removal.preimage
-
-
-def _set_both(channel: Channel, name: StateName, opener: int, acceptor: int) -> None:
-    channel.sides[0].state = ChannelState(name, opener)
-    channel.sides[1].state = ChannelState(name, acceptor)
