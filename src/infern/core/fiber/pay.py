@@ -85,7 +85,6 @@ class PayInvoice:
             one look-up (`LOOKUP_TIMEOUT_MS`) later.
         lookup_first: Ask the node before the first send. False saves a round trip and is right
             only for an invoice that was certainly never sent before.
-        tlc_expiry_limit_ms: How long the route may lock the money; None is fnn's 14 days.
     """
 
     invoice_text: str
@@ -94,7 +93,6 @@ class PayInvoice:
     max_fee_amount: int
     timeout_ms: int
     lookup_first: bool = True
-    tlc_expiry_limit_ms: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot be paid."""
@@ -112,7 +110,6 @@ class PayInvoice:
             invoice=self.invoice_text,
             max_fee_amount=self.max_fee_amount,
             max_fee_rate_per_thousand=fee_rate_per_thousand(self.amount, self.max_fee_amount),
-            tlc_expiry_limit_ms=self.tlc_expiry_limit_ms,
         )
 
 

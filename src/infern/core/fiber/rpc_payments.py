@@ -122,7 +122,8 @@ class SendPayment:
         max_fee_amount: The real cap, base units on top of the amount.
         max_fee_rate_per_thousand: A second cap, rounded up; fnn's default of 5 leaves tiny
             payments a budget of one unit, so set it generously beside `max_fee_amount`.
-        tlc_expiry_limit_ms: How long the whole route may lock money; fnn's default is 14 days.
+        tlc_expiry_limit_ms: Bounds the route's own deltas. fnn pads the expiry at random up to 14
+            days whatever it says, so a payee that vanishes locks the money for as long.
         custom_records: Travel to the payee's node; no call shows them there.
     """
 

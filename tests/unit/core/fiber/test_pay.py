@@ -403,16 +403,13 @@ def test_the_fee_rate_leaves_the_cap_as_the_only_limit(amount: int, cap: int, ra
         assert -(-amount * rate // 1000) >= cap
 
 
-def test_a_send_carries_both_fee_caps_and_the_lock_limit() -> None:
-    payment = dataclasses.replace(
-        PAYMENT, amount=100, max_fee_amount=3, tlc_expiry_limit_ms=86_400_000
-    )
+def test_a_send_carries_both_fee_caps() -> None:
+    payment = dataclasses.replace(PAYMENT, amount=100, max_fee_amount=3)
     (members,) = payment.send_call().params()
     assert members == {
         "invoice": "fibd1x",
         "max_fee_amount": "0x3",
         "max_fee_rate": hex(30),
-        "tlc_expiry_limit": hex(86_400_000),
     }
 
 
