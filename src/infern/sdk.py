@@ -22,7 +22,7 @@ from infern.adapters.fiber_rpc_sync import FiberRpcSyncClient
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
-from infern.cli.home import infern_home
+from infern.adapters.home import infern_home
 from infern.client import openai as clients
 from infern.client.auth import F402Auth
 from infern.client.budget import Budget

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import click
 
+from infern.adapters.home import infern_home
 from infern.cli.control import ControlClient
-from infern.cli.home import infern_home
 from infern.cli.output import emit_json, say
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount, parse_ckb

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from infern.cli.home import provider_home
+from infern.adapters.home import provider_home
 from infern.cli.output import emit_json, say
 from infern.cli.settings import Settings
 from infern.core.errors import ConfigError

@@ -70,7 +70,7 @@ class _Shared:
         )
         self._client.api_key = made.api_key
 
-    def _use_stored_key(self) -> bool:
+    def use_stored_key(self) -> bool:
         """Take the newest key we have for this seller; False when there is none."""
         account = self._account()
         if account.key:
@@ -165,7 +165,7 @@ class F402Api(_Shared):
             InfernError: As the seller says; what was not moved stays as it was.
         """
         rows = self._redeemable()
-        if rows and not self._use_stored_key():
+        if rows and not self.use_stored_key():
             self.create_key()
         done = []
         for row in rows:
@@ -230,7 +230,7 @@ class AsyncF402Api(_Shared):
     async def redeem(self) -> list[Redeemed]:
         """Move everything this journal still has at the seller to a prepaid key."""
         rows = self._redeemable()
-        if rows and not self._use_stored_key():
+        if rows and not self.use_stored_key():
             await self.create_key()
         done = []
         for row in rows:

@@ -1,0 +1,131 @@
+"""What every consumer command needs: the seller, the Fiber node, the network, the wallet."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import anyio
+import click
+
+from infern.adapters.fiber_rpc import FiberRpcClient
+from infern.adapters.home import infern_home
+from infern.cli.settings import Settings
+from infern.client.budget import Budget
+from infern.client.wallet import Wallet
+from infern.core.errors import ConfigError
+from infern.core.units import Network
+from infern.sdk import AsyncInfern, open_wallet
+
+KINDS: Final[dict[str, dict[str, type]]] = {
+    "consumer": {"base_url": str, "api_key": str, "network": str},
+    "fiber": {"rpc_url": str, "rpc_token": str},
+    "budget": {"per_request": int, "per_session": int, "per_day": int},
+}
+DEFAULT_RPC_URL: Final = "http://127.0.0.1:8227"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A consumer's set-up, from `consumer.toml`, variables and flags.
+
+    Args:
+        settings: For `--print-config`.
+        base_url: The seller's API; empty when none is set.
+        api_key: A prepaid key; empty for none.
+        network: The CKB and Fiber network.
+        rpc_url: The Fiber node.
+        rpc_token: Its biscuit; None for none.
+        budget: What may be paid unasked.
+    """
+
+    settings: Settings
+    base_url: str
+    api_key: str
+    network: Network
+    rpc_url: str
+    rpc_token: str | None
+    budget: Budget
+
+    def seller(self) -> str:
+        """The seller's API.
+
+        Raises:
+            ConfigError: None is set.
+        """
+        if not self.base_url:
+            raise ConfigError(
+                "which seller? Name one with --base-url https://…/v1, INFERN_CONSUMER_BASE_URL, "
+                f"or base_url under [consumer] in {infern_home() / 'consumer.toml'}"
+            )
+        return self.base_url
+
+    def node(self) -> FiberRpcClient:
+        """A client of the Fiber node, to be opened and closed."""
+        return FiberRpcClient(self.rpc_url, token=self.rpc_token)
+
+    def wallet(self) -> Wallet:
+        """The wallet with its journal."""
+        return open_wallet(
+            fiber_rpc_url=self.rpc_url,
+            fiber_rpc_token=self.rpc_token,
+            network=self.network,
+            budget=self.budget,
+        )
+
+    def client(self) -> AsyncInfern:
+        """A paying client of the seller."""
+        return AsyncInfern(
+            base_url=self.seller(), api_key=self.api_key or None, wallet=self.wallet()
+        )
+
+
+def load_consumer(flags: dict[str, Any]) -> Consumer:
+    """Read the set-up; `flags` come from `consumer_options`."""
+    settings = Settings(KINDS)
+    settings.add_file(infern_home() / "consumer.toml", required=False)
+    settings.add_environment()
+    settings.set_flags("consumer", {k: flags.get(k) for k in ("base_url", "api_key", "network")})
+    settings.set_flags("fiber", {"rpc_url": flags.get("rpc_url")})
+    document = settings.document
+    consumer, fiber = document.get("consumer", {}), document.get("fiber", {})
+    try:
+        network = Network(consumer.get("network", "dev"))
+        budget = Budget(**document.get("budget", {}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the consumer's configuration cannot be used: {error}") from error
+    return Consumer(
+        settings=settings,
+        base_url=str(consumer.get("base_url", "")).rstrip("/"),
+        api_key=str(consumer.get("api_key", "")),
+        network=network,
+        rpc_url=str(fiber.get("rpc_url", DEFAULT_RPC_URL)),
+        rpc_token=fiber.get("rpc_token") or None,
+        budget=budget,
+    )
+
+
+def seller_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Flags of commands that talk to a seller."""
+    for option in (
+        click.option("--base-url", help="The seller's API, e.g. http://127.0.0.1:9402/v1."),
+        click.option("--api-key", help="A prepaid key (inf_sk_…)."),
+    ):
+        command = option(command)
+    return node_options(command)
+
+
+def node_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Flags of commands that use the Fiber node."""
+    for option in (
+        click.option("--fiber-rpc", "rpc_url", help="Your Fiber node's JSON-RPC."),
+        click.option("--network", type=click.Choice([n.value for n in Network])),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    ):
+        command = option(command)
+    return command
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """Run a command's coroutine."""
+    return anyio.run(work)
