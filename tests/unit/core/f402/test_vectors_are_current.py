@@ -1,0 +1,64 @@
+"""The committed vectors are what their generator writes, and every one has a name and a use."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[4]
+FILE = REPOSITORY / "vectors/f402.json"
+VECTORS = json.loads(FILE.read_text())
+
+
+def test_generator_writes_the_committed_file() -> None:
+    run = subprocess.run(
+        [sys.executable, str(REPOSITORY / "vectors/generate_f402.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_stale_file_is_noticed(tmp_path: Path) -> None:
+    copy = tmp_path / "vectors"
+    copy.mkdir()
+    for source in (REPOSITORY / "vectors").glob("*.py"):
+        (copy / source.name).write_text(source.read_text())
+    (copy / "f402.json").write_text(FILE.read_text().replace("184320", "184321", 1))
+    run = subprocess.run(
+        [sys.executable, str(copy / "generate_f402.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "stale" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "group", [name for name, cases in VECTORS.items() if isinstance(cases, list)]
+)
+def test_vectors_have_names_of_their_own_and_comments(group: str) -> None:
+    names = [case["name"] for case in VECTORS[group]]
+    assert len(set(names)) == len(names)
+    assert all(isinstance(case["comment"], str) for case in VECTORS[group])
+
+
+def test_every_group_is_used_by_a_test() -> None:
+    tests = "".join(
+        path.read_text()
+        for folder in ("core", "adapters")
+        for path in (REPOSITORY / "tests/unit" / folder).rglob("test_*.py")
+        if "vectors/f402.json" in path.read_text()
+    )
+    groups = [name for name in VECTORS if name not in {"about", "mpp_challenge"}]
+    assert [name for name in groups if f'VECTORS["{name}"]' not in tests] == []
+
+
+def test_the_design_s_mpp_identifier_is_kept_for_sellers_that_render_one() -> None:
+    assert VECTORS["mpp_challenge"][0]["id"] == "6TgZc_85pvBPm25W7XPbUb9GjEggH20sJSLiQ-ek9LE"
