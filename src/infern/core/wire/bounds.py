@@ -29,6 +29,8 @@ from infern.core.wire.prompt_size import PromptSize
 MAX_CONTEXT_TOKENS: Final = 2**26
 """Wider than any context; keeps every sum far inside what a price can multiply."""
 MAX_ITEM_TOKENS: Final = 2**20
+SEQUENCE_OVERHEAD_TOKENS: Final = 8
+"""Around a prompt without a template: begin and end of text, the marks around a suffix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,8 @@ class ModelLimits:
         context_tokens: Tokens of prompt and answer together, per sequence.
         max_completion_tokens: Longest answer on sale.
         default_completion_tokens: The answer's limit when the consumer gives none.
-        template_overhead_tokens: What the template adds once: begin of text, default system
-            prompt, tool instructions, begin of the answer.
+        template_overhead_tokens: What the chat template adds once: begin of text, default
+            system prompt, tool instructions, begin of the answer.
         message_overhead_tokens: What the template puts around each message.
         entry_overhead_tokens: What the template puts around each member or item of a dumped
             tool, schema or call: indentation or tags.
@@ -56,7 +58,7 @@ class ModelLimits:
     context_tokens: int
     max_completion_tokens: int
     default_completion_tokens: int = 1024
-    template_overhead_tokens: int = 64
+    template_overhead_tokens: int = 256
     message_overhead_tokens: int = 8
     entry_overhead_tokens: int = 16
     image_tokens: int | None = None
@@ -174,7 +176,7 @@ def _prompt_tokens(size: PromptSize, limits: ModelLimits) -> int:
     tokens = (
         size.text_bytes
         + size.token_ids
-        + limits.template_overhead_tokens
+        + (limits.template_overhead_tokens if size.messages else SEQUENCE_OVERHEAD_TOKENS)
         + limits.message_overhead_tokens * size.messages
         + limits.entry_overhead_tokens * size.entries
         + (limits.image_tokens or 0) * size.images

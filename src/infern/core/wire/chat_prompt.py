@@ -64,6 +64,7 @@ def _count_message(message: Json, path: str, tally: PromptTally) -> JsonObject:
         text = kept.get(name)
         if isinstance(text, str):
             tally.text(text)
+            tally.part()
     content = kept.get("content")
     if isinstance(content, list):
         for index, part in enumerate(content):
