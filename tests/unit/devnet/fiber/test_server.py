@@ -124,41 +124,45 @@ async def receive(ws: aiohttp.ClientWebSocketResponse) -> Any:
 
 @pytest.mark.parametrize("version", list(Version))
 async def test_store_changes_over_websocket(version: Version) -> None:
-    async with running(node_settings=NodeSettings(version=version)) as (_, client):
-        async with client.session.ws_connect(client.endpoints.ws_url("provider")) as ws:
-            await ws.send_str('{"jsonrpc":"2.0","id":1,"method":"node_info","params":[]}')
-            assert (await receive(ws))["result"]["version"] == version.value
-            subscribe = {"jsonrpc": "2.0", "id": 2, "method": "subscribe_store_changes"}
-            await ws.send_str(json.dumps(subscribe | {"params": []}))
-            subscription = (await receive(ws))["result"]
-            made = await client.call(
-                "provider",
-                "new_invoice",
-                {"amount": "0x5", "currency": "Fibd", "payment_preimage": "07" * 32},
-            )
-            event = await receive(ws)
-            assert event["method"] == "store_changes"
-            assert event["params"]["subscription"] == subscription
-            assert event["params"]["result"]["PutPreimage"] == {
-                "payment_hash": made["invoice"]["data"]["payment_hash"],
-                "payment_preimage": "0x" + "07" * 32,
-            }
-            opened = (await receive(ws))["params"]["result"]["PutCkbInvoiceStatus"]
-            assert opened["invoice_status"] == "Open"
-            unsubscribe = {"jsonrpc": "2.0", "id": 3, "method": "unsubscribe_store_changes"}
-            await ws.send_str(json.dumps(unsubscribe | {"params": [subscription]}))
-            answer = await receive(ws)
-            if version is Version.V0_9_1:
-                assert answer["result"] is True
-            else:
-                assert answer["error"]["code"] == -32999
+    async with (
+        running(node_settings=NodeSettings(version=version)) as (_, client),
+        client.session.ws_connect(client.endpoints.ws_url("provider")) as ws,
+    ):
+        await ws.send_str('{"jsonrpc":"2.0","id":1,"method":"node_info","params":[]}')
+        assert (await receive(ws))["result"]["version"] == version.value
+        subscribe = {"jsonrpc": "2.0", "id": 2, "method": "subscribe_store_changes"}
+        await ws.send_str(json.dumps(subscribe | {"params": []}))
+        subscription = (await receive(ws))["result"]
+        made = await client.call(
+            "provider",
+            "new_invoice",
+            {"amount": "0x5", "currency": "Fibd", "payment_preimage": "07" * 32},
+        )
+        event = await receive(ws)
+        assert event["method"] == "store_changes"
+        assert event["params"]["subscription"] == subscription
+        assert event["params"]["result"]["PutPreimage"] == {
+            "payment_hash": made["invoice"]["data"]["payment_hash"],
+            "payment_preimage": "0x" + "07" * 32,
+        }
+        opened = (await receive(ws))["params"]["result"]["PutCkbInvoiceStatus"]
+        assert opened["invoice_status"] == "Open"
+        unsubscribe = {"jsonrpc": "2.0", "id": 3, "method": "unsubscribe_store_changes"}
+        await ws.send_str(json.dumps(unsubscribe | {"params": [subscription]}))
+        answer = await receive(ws)
+        if version is Version.V0_9_1:
+            assert answer["result"] is True
+        else:
+            assert answer["error"]["code"] == -32999
 
 
 async def test_pubsub_can_be_off() -> None:
-    async with running(node_settings=NodeSettings(pubsub=False)) as (_, client):
-        async with client.session.ws_connect(client.endpoints.ws_url("hub")) as ws:
-            await ws.send_str('{"jsonrpc":"2.0","id":1,"method":"subscribe_store_changes"}')
-            assert (await receive(ws))["error"]["code"] == -32601
+    async with (
+        running(node_settings=NodeSettings(pubsub=False)) as (_, client),
+        client.session.ws_connect(client.endpoints.ws_url("hub")) as ws,
+    ):
+        await ws.send_str('{"jsonrpc":"2.0","id":1,"method":"subscribe_store_changes"}')
+        assert (await receive(ws))["error"]["code"] == -32601
 
 
 async def test_a_restarting_node_refuses_connections_and_keeps_its_store() -> None:
