@@ -52,15 +52,12 @@ def topup(amount: str, yes: bool, as_json: bool, **flags: Any) -> None:
 
 
 async def _topup(consumer: Consumer, shannon: int) -> tuple[str, Topup, Balance]:
-    client = consumer.client()
-    try:
+    async with consumer.client() as client:
         if not client.f402.use_stored_key():
             made = await client.f402.create_key()
-            note(f"made a prepaid key: {made.api_key} (kept in your journal)")
+            note(f"made the prepaid key {made.key_id}; it is kept in your journal")
         paid = await client.f402.topup(shannon)
         return client.api_key, paid, await client.f402.balance()
-    finally:
-        await client.close()
 
 
 @click.command()
@@ -92,12 +89,9 @@ def balance(as_json: bool, **flags: Any) -> None:
 
 
 async def _balance(consumer: Consumer) -> Balance:
-    client = consumer.client()
-    try:
+    async with consumer.client() as client:
         _need_key(client)
         return await client.f402.balance()
-    finally:
-        await client.close()
 
 
 def _need_key(client: AsyncInfern) -> None:
@@ -131,9 +125,6 @@ def receipts(limit: int, after: str, as_json: bool, **flags: Any) -> None:
 
 
 async def _receipts(consumer: Consumer, limit: int, after: str) -> dict[str, Any]:
-    client = consumer.client()
-    try:
+    async with consumer.client() as client:
         _need_key(client)
         return dict(await client.f402.receipts(limit=limit, after=after))
-    finally:
-        await client.close()

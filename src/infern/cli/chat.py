@@ -4,12 +4,11 @@ import sys
 from typing import Any, Final
 
 import click
-import openai
 
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
 from infern.cli.output import emit_json, note
 from infern.client.receipts import ReceiptCheck
-from infern.core.errors import ConfigError, InfernError, ProtocolError
+from infern.core.errors import ConfigError
 from infern.core.units import format_amount
 from infern.sdk import AsyncInfern
 
@@ -54,8 +53,7 @@ async def _talk(
     *,
     as_json: bool,
 ) -> None:
-    client = consumer.client()
-    try:
+    async with consumer.client() as client:
         client.f402.use_stored_key()
         name = model or await _first_model(client)
         messages: list[Any] = [{"role": "system", "content": system}] if system else []
@@ -65,10 +63,6 @@ async def _talk(
             answer = await _answer(client, name, messages[-MAX_TURNS:], options, as_json=as_json)
             messages.append({"role": "assistant", "content": answer})
             text = None if prompt is not None else _next_line()
-    except openai.APIStatusError as error:
-        raise _as_ours(error) from error
-    finally:
-        await client.close()
 
 
 async def _first_model(client: AsyncInfern) -> str:
@@ -133,8 +127,3 @@ def _receipt_line(check: ReceiptCheck | None) -> str:
         f"{format_amount(receipt.charged)} for {receipt.prompt_tokens} + "
         f"{receipt.completion_tokens} tokens; receipt {check.status.value}"
     )
-
-
-def _as_ours(error: openai.APIStatusError) -> InfernError:
-    body = error.body if isinstance(error.body, dict) else {}
-    return ProtocolError(str(body.get("message") or error.message))

@@ -152,7 +152,6 @@ def asgi_server(
             access_log=False,
             log_config=None,
             server_header=False,
-            date_header=False,
         ),
         on_started,
     )

@@ -1,18 +1,19 @@
 """What every consumer command needs: the seller, the Fiber node, the network, the wallet."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import anyio
 import click
+import openai
 
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.home import infern_home
 from infern.cli.settings import Settings
 from infern.client.budget import Budget
-from infern.client.wallet import Wallet
-from infern.core.errors import ConfigError
+from infern.core.errors import CODES, ConfigError, ProtocolError, TransportError
 from infern.core.units import Network
 from infern.sdk import AsyncInfern, open_wallet
 
@@ -64,20 +65,37 @@ class Consumer:
         """A client of the Fiber node, to be opened and closed."""
         return FiberRpcClient(self.rpc_url, token=self.rpc_token)
 
-    def wallet(self) -> Wallet:
-        """The wallet with its journal."""
-        return open_wallet(
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncInfern]:
+        """A paying client of the seller, closed again with its node and journal.
+
+        Raises:
+            InfernError: What the seller refused or the wire broke, in our own words.
+        """
+        wallet = open_wallet(
             fiber_rpc_url=self.rpc_url,
             fiber_rpc_token=self.rpc_token,
             network=self.network,
             budget=self.budget,
         )
-
-    def client(self) -> AsyncInfern:
-        """A paying client of the seller."""
-        return AsyncInfern(
-            base_url=self.seller(), api_key=self.api_key or None, wallet=self.wallet()
-        )
+        client = AsyncInfern(base_url=self.seller(), api_key=self.api_key or None, wallet=wallet)
+        try:
+            yield client
+        except openai.APIStatusError as error:
+            body = error.body if isinstance(error.body, dict) else {}
+            code = body.get("code")
+            raise ProtocolError(
+                str(body.get("message") or error.message), code=code if code in CODES else None
+            ) from error
+        except openai.APIConnectionError as error:
+            raise TransportError(
+                f"the seller at {self.seller()} does not answer; is the address right?"
+            ) from error
+        finally:
+            await client.close()
+            if isinstance(wallet.node, FiberRpcClient):
+                await wallet.node.aclose()
+            wallet.journal.close()
 
 
 def load_consumer(flags: dict[str, Any]) -> Consumer:
