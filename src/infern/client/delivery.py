@@ -89,6 +89,9 @@ class Delivery:
             return
         if self._is_stream and self._is_whole:
             self._finish(whole=True)
+        elif self._reader.saw_error:
+            # SDKs leave at an error event; what it interrupted may not have been charged at all.
+            self._settle(ClientEvent.SELLER_FAILED)
         else:
             # Its choice: what was delivered so far is charged, and a repetition is a new request.
             self._settle(ClientEvent.ANSWERED)

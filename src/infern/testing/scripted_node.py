@@ -45,12 +45,14 @@ class ScriptedNode:
     Args:
         verifier: To read invoices.
         now_ms: Unix milliseconds, for invoice expiry.
+        wait: Lets so many milliseconds pass; a manual clock's.
         on_paid: Told the hash of every payment that succeeds, as the payee's node would see it.
         preimage_of: What `get_payment` reveals after success; fnn 0.8 reveals nothing.
     """
 
     verifier: SignatureVerifier
     now_ms: Callable[[], int]
+    wait: Callable[[int], None]
     on_paid: Callable[[PaymentHash], None] = lambda _hash: None
     preimage_of: Callable[[PaymentHash], Preimage | None] = lambda _hash: None
     plan: deque[Send] = field(default_factory=deque)
@@ -83,7 +85,9 @@ class ScriptedNode:
         raise AssertionError(f"the scripted node does not know {call.method}")
 
     def wait_change(self, payment_hash: bytes, *, timeout_ms: int) -> None:
-        """Nothing ever changes by itself; the caller's clock is not ours to move."""
+        """Nothing ever changes by itself: the whole time passes."""
+        del payment_hash
+        self.wait(timeout_ms)
 
     def _send(self, call: SendPayment) -> PaymentRecord:
         invoice = decode_invoice(call.invoice or "", self.verifier)
@@ -140,4 +144,5 @@ class AsyncScriptedNode:
         return self._node.call(call, timeout_ms=timeout_ms)
 
     async def wait_change(self, payment_hash: bytes, *, timeout_ms: int) -> None:
-        """Nothing ever changes by itself."""
+        """Nothing ever changes by itself: the whole time passes."""
+        self._node.wait_change(payment_hash, timeout_ms=timeout_ms)

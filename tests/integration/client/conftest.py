@@ -12,8 +12,9 @@ from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.client.budget import Budget
 from infern.client.wallet import Wallet
+from infern.core.f402.offer import Offer
 from infern.core.units import Network
-from infern.testing.offers import NOW_S
+from infern.testing.offers import NOW_S, honest_invoice, offer_with
 from infern.testing.scripted_node import AsyncScriptedNode, ScriptedNode
 from infern.testing.scripted_seller import Break, ScriptedSeller, SellerAnswer, SellerRequest
 
@@ -102,7 +103,10 @@ class World:
             node=PAYEE, agent=AGENT, now_s=lambda: self.clock.ms // 1000, realm="router.test"
         )
         self.node = ScriptedNode(
-            verifier=VERIFIER, now_ms=self.clock.now_ms, on_paid=self.seller.pay
+            verifier=VERIFIER,
+            now_ms=self.clock.now_ms,
+            wait=self.clock.wait_ms,
+            on_paid=self.seller.pay,
         )
         self.transport = SellerTransport(self.seller)
         self._sessions = itertools.count(1)
@@ -154,3 +158,38 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def make_signer() -> Callable[[int], CoincurveSigner]:
+    return lambda number: CoincurveSigner(bytes([number]) * 32)
+
+
+def _remade(offer: Offer, **claims: object) -> Offer:
+    """The offer with other claims, everything else made to agree."""
+    challenge = replace(offer.challenge, **claims)  # type: ignore[arg-type]
+    made = offer_with(challenge, honest_invoice(challenge), PAYEE)
+    return replace(made, provider=offer.provider)
+
+
+@pytest.fixture(scope="session")
+def lies(make_signer: Callable[[int], CoincurveSigner]) -> dict[str, Callable[[Offer], Offer]]:
+    thief = make_signer(7)
+
+    def other_invoice(offer: Offer) -> Offer:
+        other = replace(offer.challenge, pay_to=thief.pubkey)
+        return replace(offer, invoice=offer_with(other, honest_invoice(other), thief).invoice)
+
+    return {
+        "another invoice": other_invoice,
+        "dearer": lambda offer: _remade(offer, amount=offer.challenge.amount + 1),
+        "another request": lambda offer: _remade(offer, digest=b"\x09" * 32),
+        "another payee": lambda offer: replace(
+            offer_with(
+                replace(offer.challenge, pay_to=thief.pubkey),
+                honest_invoice(offer.challenge),
+                PAYEE,
+            )
+        ),
+        "another realm": lambda offer: _remade(offer, issuer="other.test"),
+    }
