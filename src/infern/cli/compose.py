@@ -21,6 +21,7 @@ from infern.core.fiber.rpc import GetNodeInfo
 from infern.core.fiber.types import NodeInfo
 from infern.core.ids import Pubkey
 from infern.devnet.fiber.server import Endpoints, serve
+from infern.devnet.fiber.settings import NetworkSettings
 from infern.devnet.fiber.topology import three_nodes
 from infern.devnet.model import EmbeddedModel, EmbeddedModelConfig
 from infern.provider.backend import ModelServerBackend
@@ -158,14 +159,22 @@ def asgi_server(
 
 
 @asynccontextmanager
-async def embedded_fiber(seed: bytes, *, first_port: int = 0) -> AsyncIterator[Endpoints]:
+async def embedded_fiber(
+    seed: bytes, *, first_port: int = 0, speed: int = 1
+) -> AsyncIterator[Endpoints]:
     """The embedded network of three nodes, served on loopback.
 
     Args:
         seed: Makes the nodes' keys.
         first_port: Ports from here on, one per node and one for control; 0 takes free ones.
+        speed: Divides every latency; 1 is the pace of real nodes.
     """
-    trio = three_nodes(seed, signer_factory=CoincurveSigner, verifier=CoincurveVerifier())
+    trio = three_nodes(
+        seed,
+        signer_factory=CoincurveSigner,
+        verifier=CoincurveVerifier(),
+        settings=NetworkSettings(speed=speed),
+    )
     names = list(trio.network.nodes)
     ports = {name: first_port + at if first_port else 0 for at, name in enumerate(names)}
     control_port = first_port + len(names) if first_port else 0

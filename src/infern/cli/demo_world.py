@@ -70,6 +70,11 @@ class ProviderProcess:
         self.url = url
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """Its process id while it runs; 0 otherwise."""
+        return self._process.pid if self._process else 0
+
     async def start(self) -> None:
         """Start it and wait until it serves.
 
@@ -156,7 +161,7 @@ async def demo_world(*, upstream: str | None, upstream_model: str) -> AsyncItera
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infern-demo-")))
         seed = os.urandom(32)
         endpoints = await stack.enter_async_context(embedded_fiber(seed))
-        port = _free_port()
+        port = free_port()
         home = root / "seller"
         home.mkdir()
         config = root / "provider.toml"
@@ -185,7 +190,8 @@ async def demo_world(*, upstream: str | None, upstream_model: str) -> AsyncItera
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
