@@ -149,6 +149,36 @@ def test_a_vanished_payee_ends_in_a_forced_close(world: Any) -> None:
     assert world.row("a", first)["local_balance"] == hex(1_901 * CKB)
 
 
+def test_a_preimage_on_its_way_is_not_lost_when_the_channel_goes_to_chain(world: Any) -> None:
+    _, second = world.line("a", "b", "c")
+    nodes = world.network.nodes
+    invoice = world.invoice("c", CKB)
+    world.pay("a", invoice)
+    world.clock.advance_ms(251)
+    assert world.status("c", invoice) == "Paid"
+    world.network.faults.drop_link(nodes["b"], nodes["c"])
+    world.quiet()
+    assert world.payment("a", invoice)["status"] == "Inflight"
+    world.call("b", "shutdown_channel", channel_id="0x" + second.channel_id.hex(), force=True)
+    world.quiet()
+    assert world.payment("a", invoice)["status"] == "Success"
+
+
+def test_payer_and_payee_agree_after_the_hub_was_away_for_weeks(world: Any) -> None:
+    world.line("a", "b", "c")
+    invoice = world.hold("c", CKB, PREIMAGE)
+    world.pay("a", invoice)
+    world.quiet()
+    world.network.stop_node(world.network.nodes["b"])
+    settle(world, "c", invoice)
+    world.clock.advance_ms(15 * DAY_MS)
+    world.network.start_node(world.network.nodes["b"])
+    world.clock.advance_ms(DAY_MS)
+    world.quiet()
+    paid = world.status("c", invoice) == "Paid"
+    assert world.payment("a", invoice)["status"] == ("Success" if paid else "Failed")
+
+
 def overrun(world: Any) -> dict[str, Any]:
     """Fill the 125 slots of a channel, fail the next payment, cancel everything."""
     held = [world.hold("c", CKB, number.to_bytes(32, "big")) for number in range(1, 127)]
