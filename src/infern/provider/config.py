@@ -15,6 +15,7 @@ from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.rewrite import Dialect, TokenLimit
+from infern.core.wire.strict_json import dumps
 from infern.seller.config import SellerLimits
 
 DEFAULT_LISTEN: Final = "127.0.0.1:9402"
@@ -158,20 +159,22 @@ def _model(table: Table) -> ModelConfig:
         raise ConfigError(
             f"model {name} needs input_per_mtok and output_per_mtok, in shannon per million tokens"
         )
-    endpoints = [
-        _endpoint(e) for e in table.get("endpoints", [Endpoint.CHAT_COMPLETIONS.path])
-    ] or [Endpoint.CHAT_COMPLETIONS]
+    if not {"context_tokens", "max_completion_tokens"} <= table.keys():
+        raise ConfigError(f"model {name} needs context_tokens and max_completion_tokens")
+    paths = _get(table, "endpoints", list, [Endpoint.CHAT_COMPLETIONS.path])
+    endpoints = [_endpoint(path) for path in paths] or [Endpoint.CHAT_COMPLETIONS]
     try:
         price = Price(
             request_fee=_get(table, "request_fee", int, 0),
             input_per_mtok=_get(table, "input_per_mtok", int, 0),
             output_per_mtok=_get(table, "output_per_mtok", int, 0),
         )
-        limits = ModelLimits(**{k: v for k, v in table.items() if k in limits_names})
+        limits = ModelLimits(**{k: _get(table, k, int, 0) for k in table if k in limits_names})
         dialect = Dialect(
             token_limit=TokenLimit[_get(table, "token_limit", str, "max_tokens").upper()],
             pinned=dict(_table(table, "pinned")),
         )
+        dumps(dialect.pinned)  # dates and NaN are TOML but not JSON
     except KeyError:
         known = ", ".join(limit.name.lower() for limit in TokenLimit)
         raise ConfigError(f"model {name}: token_limit is one of {known}") from None

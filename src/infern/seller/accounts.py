@@ -35,7 +35,7 @@ from infern.core.units import CKB, parse_amount
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import JsonObject, loads_object
-from infern.seller.http import read_body, read_head
+from infern.seller.http import ClientGone, read_body, read_head
 from infern.seller.limits import AddressLimiter
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
@@ -44,6 +44,7 @@ from infern.seller.settlement import paid_request
 
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_RECEIPTS: Final = 100
+CLIENT_GONE: Final = 499
 NO_STORE: Final = {"cache-control": "no-store"}
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -55,6 +56,10 @@ class Accounts:
         self._parts = parts
         self._new_keys = AddressLimiter(
             per_minute=parts.config.limits.keys_per_minute,
+            capacity=parts.config.limits.addresses,
+        )
+        self._topups = AddressLimiter(
+            per_minute=parts.config.limits.topups_per_minute,
             capacity=parts.config.limits.addresses,
         )
 
@@ -81,6 +86,8 @@ class Accounts:
             except InfernError as error:
                 rendered = render_error(error, self._parts.request_id())
                 return Response(rendered.body, rendered.status, rendered.headers)
+            except ClientGone:
+                return Response(status_code=CLIENT_GONE)  # nobody reads it
 
         return handler
 
@@ -144,6 +151,8 @@ class Accounts:
             created_ms=self._parts.clock.now_ms(),
         )
         await self._parts.ledger.create_key(key)
+        if amount is not None:
+            self._count_topup(address)
         answer: dict[str, JsonValue] = {
             "api_key": text,
             "key_id": key.key_id,
@@ -157,8 +166,14 @@ class Accounts:
         """Mint an invoice that credits the key when it is paid."""
         key = await self._key(request)
         amount = self._topup_amount(loads_object(await self._body(request)))
+        self._count_topup(request.client.host if request.client else "")
         topup = await self._mint_topup(key, amount)
         return JSONResponse(self._topup_json(topup, key), 201, headers=NO_STORE)
+
+    def _count_topup(self, address: str) -> None:
+        """Keys cost nothing, and every invoice stays in the node's store for ever."""
+        if not self._topups.take(address, self._parts.clock.now_ms()):
+            raise QuotaExceeded("Too many top-up invoices from this address.", retry_after_s=60)
 
     def _topup_amount(self, body: JsonObject) -> int:
         limits = self._parts.config.limits
@@ -218,7 +233,8 @@ class Accounts:
         key = await self._key(request)
         after = request.query_params.get("after")
         text = request.query_params.get("limit", "20")
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= MAX_RECEIPTS:
+        plain = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_RECEIPTS))
+        if not plain or not 1 <= int(text) <= MAX_RECEIPTS:
             raise RemoteProtocolError(f"limit is a number from 1 to {MAX_RECEIPTS}", param="limit")
         found = await self._parts.ledger.receipts(
             key.tab_id, after=RequestId(after) if after else None, limit=int(text)

@@ -20,6 +20,7 @@ from infern.ports import Clock, Entropy, FiberNode, Ledger, Signer
 from infern.seller.accounts import Accounts
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
+from infern.seller.endings import Endings
 from infern.seller.http import Receive, Scope, Send
 from infern.seller.keys import KeyRing
 from infern.seller.minting import Minter
@@ -61,6 +62,7 @@ def assemble(
             keys=keys,
             empty_key_s=config.limits.empty_key_s,
         ),
+        endings=Endings(clock),
     )
 
 
@@ -108,6 +110,7 @@ class SellerApp:
         await open_books(self._parts)
         async with anyio.create_task_group() as group:
             group.start_soon(self._parts.topups.run)
+            group.start_soon(self._parts.endings.run)
             yield
             group.cancel_scope.cancel()
 

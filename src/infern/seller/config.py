@@ -19,6 +19,7 @@ class SellerLimits:
     Args:
         anonymous_body_bytes: Largest body without a key or proof.
         paid_body_bytes: Largest body with one.
+        buffered_bytes: Request bodies in memory at once, over all requests.
         body_timeout_ms: How long a body may take to arrive.
         first_byte_timeout_ms: How long the model server may take to begin.
         idle_timeout_ms: Longest silence between two pieces of an answer.
@@ -39,6 +40,7 @@ class SellerLimits:
         proof_waiters: Proofs waiting at once.
         topup_expiry_s: How long a top-up invoice can be paid.
         topups_per_key: Unpaid top-ups of one key at once.
+        topups_per_minute: New top-up invoices per address per minute.
         min_topup: Smallest top-up, base units.
         max_topup: Largest top-up, base units.
         keys_per_minute: New keys per address per minute.
@@ -47,6 +49,7 @@ class SellerLimits:
 
     anonymous_body_bytes: int = 256 * 1024
     paid_body_bytes: int = 8 * 1024 * 1024
+    buffered_bytes: int = 256 * 1024 * 1024
     body_timeout_ms: int = 30_000
     first_byte_timeout_ms: int = 120_000
     idle_timeout_ms: int = 60_000
@@ -67,6 +70,7 @@ class SellerLimits:
     proof_waiters: int = 128
     topup_expiry_s: int = 3_600
     topups_per_key: int = 5
+    topups_per_minute: int = 10
     min_topup: int = 10_000
     max_topup: int = 100_000 * 100_000_000
     keys_per_minute: int = 10

@@ -12,6 +12,7 @@ import anyio
 from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import dumps
+from infern.seller.limits import ByteShare
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -87,11 +88,17 @@ def read_head(scope: Scope, *, request_id: str) -> HttpRequest:
 
 
 async def read_body(
-    request: HttpRequest, receive: Receive, *, limit_bytes: int, timeout_ms: int
+    request: HttpRequest,
+    receive: Receive,
+    *,
+    limit_bytes: int,
+    timeout_ms: int,
+    share: ByteShare | None = None,
 ) -> bytes:
-    """Read the whole body within a size and a time.
+    """Read the whole body within a size, a time and a share of the memory for bodies.
 
     Raises:
+        DeliveryError: `overloaded`; the memory for bodies is used up.
         ProtocolError: `request_too_large`, `unsupported_encoding` or `request_timeout`; unmoved.
         ClientGone: The client went away.
     """
@@ -106,20 +113,21 @@ async def read_body(
         raise RemoteProtocolError("Content-Length is not a number")
     if int(declared) > limit_bytes:
         raise too_large
-    parts: list[bytes] = []
-    size = 0
+    body = bytearray()
     try:
         with anyio.fail_after(timeout_ms / 1000):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
                     raise ClientGone
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit_bytes:
+                piece = message.get("body", b"")
+                if share is not None:
+                    share.take(len(piece))
+                body += piece
+                if len(body) > limit_bytes:
                     raise too_large
                 if not message.get("more_body", False):
-                    return b"".join(parts)
+                    return bytes(body)
     except TimeoutError:
         raise ProtocolError("the body did not arrive in time", code="request_timeout") from None
 

@@ -56,7 +56,10 @@ def _prefix(address: str) -> str:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
-    if parsed.version == 6:
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            # How a socket for both families names IPv4 clients; one /64 would hold them all.
+            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)
     return str(parsed)
 
@@ -87,6 +90,51 @@ class Slots:
             yield
         finally:
             self.used -= 1
+
+
+class ByteBudget:
+    """Bytes of request bodies in memory at once, over all requests of a process."""
+
+    def __init__(self, ceiling: int) -> None:
+        self._left = ceiling
+
+    @contextmanager
+    def share(self) -> Iterator["ByteShare"]:
+        """One request's share, given back at the end of the `with` block."""
+        share = ByteShare(self)
+        try:
+            yield share
+        finally:
+            self._left += share.taken
+
+    def take(self, count: int) -> bool:
+        """Take bytes; False when there are not so many left."""
+        if count > self._left:
+            return False
+        self._left -= count
+        return True
+
+
+class ByteShare:
+    """What one request has taken of a `ByteBudget`."""
+
+    def __init__(self, budget: ByteBudget) -> None:
+        self._budget = budget
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        """Take bytes that have arrived.
+
+        Raises:
+            DeliveryError: `overloaded`; nothing was held or charged.
+        """
+        if not self._budget.take(count):
+            raise DeliveryError(
+                "This seller is holding as many request bodies as it can; try again in a moment.",
+                code="overloaded",
+                retry_after_s=2,
+            )
+        self.taken += count
 
 
 class ExpiringCount:

@@ -6,6 +6,7 @@ from infern.core.ids import RequestId, base32_id
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
+from infern.seller.endings import Endings
 from infern.seller.keys import KeyRing
 from infern.seller.minting import Minter
 from infern.seller.proofs import ProofDesk
@@ -26,6 +27,7 @@ class SellerParts:
     proofs: ProofDesk
     keys: KeyRing
     topups: TopupWatch
+    endings: Endings
 
     def request_id(self) -> RequestId:
         """A new, unguessable request id."""

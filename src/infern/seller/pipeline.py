@@ -1,8 +1,9 @@
 """The one pipeline: authorise → quote → hold → forward → meter → capture → receipt.
 
 A framework-free ASGI handler for the priced endpoints. Prepaid keys and payment proofs take the
-same path; they differ in who `Payer` is. Order of refusals: read and size, price, credential,
-hold. Nothing is held for a request that cannot be served.
+same path; they differ in who `Payer` is. Order of refusals: credential, size, price, proof, hold.
+A key must be known and a token must be ours before a large body is read, or strangers could fill
+the memory; nothing is held for a request that cannot be served.
 """
 
 import logging
@@ -29,6 +30,7 @@ from infern.core.f402.offer import (
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
 from infern.core.ids import RequestDigest, RequestId
+from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
 from infern.core.wire.endpoints import Endpoint
 from infern.seller.http import (
@@ -41,7 +43,7 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
-from infern.seller.limits import Slots
+from infern.seller.limits import ByteBudget, Slots
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import Order, price_request
@@ -60,6 +62,7 @@ class Pipeline:
         limits = parts.config.limits
         self._paid = Slots(limits.open_requests, "open requests")
         self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
+        self._buffered = ByteBudget(limits.buffered_bytes)
 
     async def __call__(
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
@@ -92,23 +95,40 @@ class Pipeline:
         credential = parse_credential(head.headers)
         anonymous = credential.is_anonymous
         with (self._unpaid if anonymous else self._paid).one():
-            body = await read_body(
-                head,
-                exchange.receive,
-                limit_bytes=limits.anonymous_body_bytes if anonymous else limits.paid_body_bytes,
-                timeout_ms=limits.body_timeout_ms,
-            )
-            digest = request_digest(head.method, head.target, body)
-            order = price_request(self._parts.backend, exchange.endpoint, body)
-            if credential.proof is not None:
-                await self._by_proof(exchange, credential, credential.proof, order, digest)
-                return
-            _check_cap(head, order)
-            if credential.key is None:
-                await self._offer(exchange, order, digest)
-                return
-            key = await self._parts.keys.find(credential.key, head.address)
-            await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
+            key = await self._authenticate(credential, head)
+            # Tokens are free to get, so a proof alone allows no larger body than was quoted.
+            limit_bytes = limits.anonymous_body_bytes if key is None else limits.paid_body_bytes
+            with self._buffered.share() as share:
+                body = await read_body(
+                    head,
+                    exchange.receive,
+                    limit_bytes=limit_bytes,
+                    timeout_ms=limits.body_timeout_ms,
+                    share=share,
+                )
+                await self._serve(exchange, credential, key, body)
+
+    async def _serve(
+        self, exchange: "Exchange", credential: Credential, key: KeyRecord | None, body: bytes
+    ) -> None:
+        head = exchange.head
+        digest = request_digest(head.method, head.target, body)
+        order = price_request(self._parts.backend, exchange.endpoint, body)
+        if credential.proof is not None:
+            await self._by_proof(exchange, key, credential.proof, order, digest)
+            return
+        _check_cap(head, order)
+        if key is None:
+            await self._offer(exchange, order, digest)
+            return
+        await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
+
+    async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
+        if credential.proof is not None:
+            open_token(credential.proof.token, self._parts.config.secrets.challenge_keys)
+        if credential.key is None:
+            return None
+        return await self._parts.keys.find(credential.key, head.address)
 
     async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
@@ -136,7 +156,7 @@ class Pipeline:
     async def _by_proof(
         self,
         exchange: "Exchange",
-        credential: Credential,
+        key: KeyRecord | None,
         proof: Proof,
         order: Order,
         digest: RequestDigest,
@@ -144,9 +164,6 @@ class Pipeline:
         parts = self._parts
         try:
             challenge = await parts.proofs.verify(proof, digest)
-            key = None
-            if credential.key is not None:
-                key = await parts.keys.find(credential.key, exchange.head.address)
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
@@ -177,6 +194,7 @@ class Pipeline:
             clock=parts.clock,
             entropy=parts.entropy,
             agent=parts.agent,
+            endings=parts.endings,
             sale=sale,
         )
         async with settlement:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from infern.core.errors import ProtocolError
+from infern.core.errors import ProtocolError, RemoteProtocolError
 from infern.core.f402.challenge import Terms
+from infern.core.units import MAX_LEDGER_AMOUNT
 from infern.core.wire.bounds import Bound, bound
 from infern.core.wire.endpoints import Endpoint, InferenceRequest, parse_request
 from infern.seller.backend import Backend, Listing
@@ -49,4 +50,9 @@ def price_request(backend: Backend, endpoint: Endpoint, body: bytes) -> Order:
         completion_tokens_max=limits.completion_tokens_max,
         n=limits.n,
     )
+    if terms.ceiling > MAX_LEDGER_AMOUNT:
+        raise RemoteProtocolError(
+            "This request would cost more than there is; ask for fewer tokens.",
+            code="unpriceable_request",
+        )
     return Order(request=request, listing=listing, terms=terms)

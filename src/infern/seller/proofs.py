@@ -89,6 +89,10 @@ class ProofDesk:
         return verified.challenge
 
     async def _await_paid(self, payment_hash: PaymentHash) -> None:
+        # Asked before anybody queues: payments that did arrive must not stand behind those that
+        # did not, of which strangers can make as many as they like.
+        if await self._is_paid(payment_hash):
+            return
         limits = self._config.limits
         if payment_hash in self._waiting:
             raise _pending("another request with this proof is already waiting for its payment")
@@ -102,13 +106,15 @@ class ProofDesk:
         try:
             deadline_ms = self._clock.now_ms() + limits.proof_wait_ms
             attempt = 0
-            while not await self._is_paid(payment_hash):
+            while True:
                 left_ms = deadline_ms - self._clock.now_ms()
                 if left_ms <= 0:
                     raise _pending("the payment has not arrived yet")
                 wait_ms = min(left_ms, POLL_MS[min(attempt, len(POLL_MS) - 1)])
                 attempt += 1
                 await self._fiber.wait_change(payment_hash, timeout_ms=wait_ms)
+                if await self._is_paid(payment_hash):
+                    return
         finally:
             self._waiting.discard(payment_hash)
 

@@ -6,9 +6,11 @@ in an SSE comment, because clients ignore comments and stumble over unknown even
 """
 
 import logging
+import math
 from typing import Final
 
 import anyio
+import anyio.lowlevel
 
 from infern.core.errors import (
     DeliveryError,
@@ -56,6 +58,7 @@ class Relay:
         self._clock = clock
         self._responder = responder
         self._delivery: StreamDelivery | None = None
+        self._total = anyio.CancelScope()
 
     async def serve(self, receive: Receive) -> None:
         """Answer the request, or raise why not while nothing has been sent.
@@ -81,7 +84,7 @@ class Relay:
 
         async def work() -> None:
             try:
-                with anyio.fail_after(self._limits.total_timeout_ms / 1000):
+                with anyio.fail_after(self._limits.total_timeout_ms / 1000) as self._total:
                     await run()
             except (InfernError, ClientGone) as error:
                 outcome.append(error)
@@ -97,6 +100,11 @@ class Relay:
                 outcome.append(ClientGone())
             group.cancel_scope.cancel()
         return outcome[0] if outcome else None
+
+    async def _stop_the_clock(self) -> None:
+        """Let no deadline of the answer's come between its charge and its delivery."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._total.deadline = math.inf
 
     async def _send(self) -> UpstreamReply:
         """Forward the request and wait for the reply's headers."""
@@ -166,6 +174,7 @@ class Relay:
         usage = charge_usage(read_usage(answer), counted, self._order.bound)
         answer["f402"] = self._settlement.summary(usage)
         delivered = dumps(answer)
+        await self._stop_the_clock()
         settled = await self._settlement.capture(
             usage, finish=_finish_of(answer), response_root=response_root([delivered])
         )
@@ -204,6 +213,7 @@ class Relay:
                 await delivery.take(await self._next_data(reply, delivery))
         finally:
             await reply.aclose()
+        await self._stop_the_clock()
         await delivery.finish()
 
     async def _send_keeping_alive(self, delivery: StreamDelivery) -> UpstreamReply:
@@ -219,20 +229,24 @@ class Relay:
                 failures.append(error)
             answered.set()
 
-        async with anyio.create_task_group() as group:
-            group.start_soon(send)
-            while not answered.is_set():
-                with anyio.move_on_after(self._limits.keepalive_ms / 1000):
-                    await answered.wait()
-                if answered.is_set():
-                    break
-                try:
-                    await delivery.keepalive()
-                except ClientGone as gone:
-                    failures.append(gone)
-                    group.cancel_scope.cancel()
-                    break
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(send)
+                while not answered.is_set():
+                    with anyio.move_on_after(self._limits.keepalive_ms / 1000):
+                        await answered.wait()
+                    if answered.is_set():
+                        break
+                    try:
+                        await delivery.keepalive()
+                    except ClientGone as gone:
+                        failures.append(gone)
+                        group.cancel_scope.cancel()
+        except BaseException:
+            await _give_up(replies)
+            raise
         if failures:
+            await _give_up(replies)
             raise failures[0]
         return replies[0]
 
@@ -244,6 +258,13 @@ class Relay:
             silent_ms += self._limits.keepalive_ms
             await delivery.keepalive()
         raise _timeout("the model server fell silent")
+
+
+async def _give_up(replies: list[UpstreamReply]) -> None:
+    """Close a reply that arrived for nobody, or the model server would go on writing."""
+    with anyio.CancelScope(shield=True):
+        for reply in replies:
+            await reply.aclose()
 
 
 def _timeout(why: str) -> UpstreamUnavailable:

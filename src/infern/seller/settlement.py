@@ -7,6 +7,7 @@ not. There is no other place that ends holds of live requests.
 
 import hashlib
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -14,7 +15,7 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, LedgerError
+from infern.core.errors import InvariantViolation, LedgerError, Money, Retry
 from infern.core.f402.challenge import Challenge, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
@@ -24,6 +25,7 @@ from infern.core.wire.strict_json import JsonObject
 from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Listing
+from infern.seller.endings import Endings
 
 END_TIMEOUT_S: Final = 10
 CAPTURE_TRIES: Final = 3
@@ -97,13 +99,22 @@ class Settlement:
         clock: For times in holds and receipts.
         entropy: For the hold's name and a new tab's.
         agent: Signs the receipt.
+        endings: Takes over when the ledger is away at the end.
         sale: What is sold to whom.
     """
 
     def __init__(
-        self, *, ledger: Ledger, clock: Clock, entropy: Entropy, agent: Signer, sale: Sale
+        self,
+        *,
+        ledger: Ledger,
+        clock: Clock,
+        entropy: Entropy,
+        agent: Signer,
+        endings: Endings,
+        sale: Sale,
     ) -> None:
         self._ledger = ledger
+        self._endings = endings
         self._clock = clock
         self._entropy = entropy
         self._agent = agent
@@ -111,6 +122,7 @@ class Settlement:
         self._hold_id = HoldId(base32_id("hold_", entropy.random_bytes(16)))
         self._started_ms = clock.now_ms()
         self._settled: Settled | None = None
+        self._is_left_to_endings = False
 
     @property
     def ceiling(self) -> int:
@@ -159,18 +171,25 @@ class Settlement:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the hold unless it was captured."""
-        if self._settled is None:
+        """Release the hold unless it was captured, or will be."""
+        if self._settled is None and not self._is_left_to_endings:
             await self._release()
 
     async def _release(self) -> None:
+        release = self._release_later()
         with anyio.move_on_after(END_TIMEOUT_S, shield=True) as scope:
             try:
-                await self._ledger.release(self._hold_id, now_ms=self._clock.now_ms())
-            except LedgerError:
-                _log.exception("hold %s could not be released; start-up will", self._hold_id)
+                await release()
+            except LedgerError as error:
+                _log.warning("hold %s is not released yet: %s", self._hold_id, error.message)
+                self._endings.add(self._hold_id, release)
         if scope.cancelled_caught:
-            _log.error("hold %s was not released in time; start-up will", self._hold_id)
+            _log.warning("hold %s was not released in time", self._hold_id)
+            self._endings.add(self._hold_id, release)
+
+    def _release_later(self) -> Callable[[], Awaitable[None]]:
+        ledger, hold_id, now_ms = self._ledger, self._hold_id, self._clock.now_ms()
+        return lambda: ledger.release(hold_id, now_ms=now_ms)
 
     @property
     def is_settled(self) -> bool:
@@ -201,7 +220,8 @@ class Settlement:
         """Charge for what was delivered and sign the receipt. Not interrupted by cancellation.
 
         Raises:
-            LedgerError: The ledger stayed away; the hold is left for start-up to release.
+            LedgerError: The ledger stayed away. What was not delivered is then released; what was
+                is for `capture_later`.
         """
         receipt = self._receipt(usage, finish, response_root)
         with anyio.CancelScope(shield=True):
@@ -210,19 +230,36 @@ class Settlement:
         self._settled = Settled(captured=captured, signed=sign_receipt(placed, self._agent))
         return self._settled
 
+    def capture_later(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> None:
+        """Leave the charge for something delivered to be booked when the ledger is back.
+
+        Until then the money stays held; if this process dies first, start-up releases it.
+        """
+        receipt = self._receipt(usage, finish, response_root)
+        self._is_left_to_endings = True
+        self._endings.add(self._hold_id, lambda: self._book(receipt))
+
+    async def _book(self, receipt: Receipt) -> Captured:
+        return await self._ledger.capture(
+            self._hold_id,
+            receipt,
+            request_id=self._sale.request_id,
+            remainder_to=self._sale.payer.key if self._sale.payer.challenge else None,
+        )
+
     async def _capture(self, receipt: Receipt) -> Captured:
         for attempt in range(1, CAPTURE_TRIES + 1):
             try:
                 with anyio.fail_after(END_TIMEOUT_S):
-                    return await self._ledger.capture(
-                        self._hold_id,
-                        receipt,
-                        request_id=self._sale.request_id,
-                        remainder_to=self._sale.payer.key if self._sale.payer.challenge else None,
-                    )
+                    return await self._book(receipt)
             except TimeoutError:
-                # It may still be booked; asking again then answers with a conflict.
-                raise LedgerError("the ledger did not book the charge in time") from None
+                # It may still be booked: the command is on its way and cannot be called back.
+                raise LedgerError(
+                    "The seller's ledger did not answer in time; whether this was charged shows "
+                    "in your receipts.",
+                    money=Money.UNKNOWN,
+                    retry=Retry.NEVER,
+                ) from None
             except LedgerError as error:
                 if attempt == CAPTURE_TRIES or error.code == "ledger_conflict":
                     raise

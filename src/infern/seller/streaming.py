@@ -8,7 +8,13 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from infern.core.errors import InfernError, LedgerError, Money, StreamInterrupted
+from infern.core.errors import (
+    InfernError,
+    LedgerError,
+    Money,
+    StreamInterrupted,
+    UpstreamUnavailable,
+)
 from infern.core.f402.receipt import Finish, ResponseRoot
 from infern.core.wire.render import render_stream_error
 from infern.core.wire.sse import EventKind, SseEvent, SseMeter
@@ -119,13 +125,13 @@ class StreamDelivery:
         return b"data: " + dumps(chunk) + b"\n\n"
 
     async def _capture(self, usage: BilledUsage, finish: Finish) -> Settled | None:
+        root = self._root.root()
         try:
-            return await self._settlement.capture(
-                usage, finish=finish, response_root=self._root.root()
-            )
-        except LedgerError:
-            # The client has its answer; the loss is ours and start-up releases the hold.
-            _log.exception("a delivered answer could not be charged")
+            return await self._settlement.capture(usage, finish=finish, response_root=root)
+        except LedgerError as error:
+            # The client has its answer, so the charge is booked as soon as the ledger is back.
+            _log.warning("a delivered answer is not charged yet: %s", error.message)
+            self._settlement.capture_later(usage, finish=finish, response_root=root)
             return None
 
     async def close(self, failure: InfernError | ClientGone) -> None:
@@ -139,13 +145,23 @@ class StreamDelivery:
             usage = charge_usage(self._meter.usage, counted, self._order.bound)
             settled = await self._capture(usage, Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED)
         if isinstance(failure, InfernError):
-            error = StreamInterrupted(
-                failure.message,
-                code="stream_interrupted" if settled else failure.code,
-                money=Money.MOVED if settled else Money.UNMOVED,
+            event = render_stream_error(
+                _as_it_ended(failure, is_charged=counted.is_delivered), self._sale.request_id
             )
-            event = render_stream_error(error, self._sale.request_id)
             await self._responder.end(_comment(settled) + event)
+
+
+def _as_it_ended(failure: InfernError, *, is_charged: bool) -> InfernError:
+    if is_charged:
+        return StreamInterrupted(failure.message)
+    # Nothing was delivered, so the same key or proof may try again.
+    broke_off = isinstance(failure, StreamInterrupted)
+    return UpstreamUnavailable(
+        failure.message,
+        code="provider_failed" if broke_off else failure.code,
+        money=Money.UNMOVED,
+        retry_after_s=failure.retry_after_s,
+    )
 
 
 def _comment(settled: Settled | None) -> bytes:

@@ -66,7 +66,7 @@ class TopupWatch:
         try:
             attempt = 0
             while self._clock.now_ms() < topup.expires_ms:
-                if await self.settle(topup):
+                if await self._try_settle(topup):
                     return
                 wait_ms = WAIT_MS[min(attempt, len(WAIT_MS) - 1)]
                 attempt += 1
@@ -79,7 +79,7 @@ class TopupWatch:
             try:
                 for topup in await self._ledger.open_topups(limit=SWEEP_BATCH):
                     if topup.payment_hash not in self._watched:
-                        await self.settle(topup)
+                        await self._try_settle(topup)
                 await self._forget_empty_keys()
             except LedgerError:
                 _log.exception("the top-up sweep could not reach the ledger")
@@ -90,8 +90,20 @@ class TopupWatch:
         if await self._ledger.delete_empty_keys(created_before_ms=before_ms, limit=SWEEP_BATCH):
             self._keys.forget_all()
 
+    async def _try_settle(self, topup: Topup) -> bool:
+        """`settle`, but a top-up that cannot be booked now ends neither the watch nor the sweep."""
+        try:
+            return await self.settle(topup)
+        except LedgerError as error:
+            _log.warning("a top-up of %s is not booked yet: %s", topup.key_id, error.message)
+            return False
+
     async def settle(self, topup: Topup) -> bool:
-        """Ask the node once; True when the top-up's outcome is known and booked."""
+        """Ask the node once; True when the top-up's outcome is known and booked.
+
+        Raises:
+            LedgerError: It could not be booked; ask again.
+        """
         try:
             record = await self._fiber.call(
                 GetInvoice(payment_hash=topup.payment_hash), timeout_ms=ASK_TIMEOUT_MS

@@ -161,9 +161,14 @@ def capture_hold(
     remainder = opened.amount - receipt.charged
     placed, seq = _place(db, tab.tab_id, receipt)
     payer, went_to = tab, ""
-    if remainder_to is not None and remainder_to.tab_id != tab.tab_id and remainder:
-        payer = _transfer(db, f"remainder:{hold_id}", tab, remainder_to.tab_id, remainder, now_ms)
-        went_to = remainder_to.key_id
+    # A key that was forgotten meanwhile, or counts another asset, must not spoil the charge for
+    # what was delivered: the remainder then stays where it can be redeemed.
+    key_tab = rows.find_tab(db, remainder_to.tab_id) if remainder_to is not None else None
+    if remainder_to is not None and key_tab is not None and key_tab.asset == tab.asset:
+        payer = key_tab
+        if remainder and key_tab.tab_id != tab.tab_id:
+            payer = _transfer(db, f"remainder:{hold_id}", tab, key_tab.tab_id, remainder, now_ms)
+            went_to = remainder_to.key_id
     stored = StoredReceipt(
         request_id=request_id,
         hold_id=hold_id,

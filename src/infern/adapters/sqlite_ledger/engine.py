@@ -8,6 +8,7 @@ Source: SQLite documentation on WAL and `synchronous=FULL` (durable across power
 """
 
 import asyncio
+import contextlib
 import fcntl
 import logging
 import queue
@@ -36,18 +37,25 @@ class WriterEngine:
     Args:
         path: The database file; its parent exists.
         schema: SQL that makes the tables when they are absent.
+        version: Version of the schema.
 
     Raises:
-        ConfigError: Another process has the ledger open, or the file is not usable.
+        ConfigError: Another process has the ledger open, the file is not usable, or a newer
+            version made it; it is left as it was.
     """
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, version: int) -> None:
         self._lock_file = _lock(path)
         try:
-            self._connection = _open(path, schema)
-        except sqlite3.Error as error:
+            self._connection = _open(path, schema, version)
+        except BaseException as error:
             self._lock_file.close()
-            raise ConfigError(f"the ledger {path.name} cannot be opened: {error}") from error
+            if isinstance(error, sqlite3.Error | OSError):
+                raise ConfigError(f"the ledger {path.name} cannot be opened: {error}") from error
+            raise
+        # Between the look at `_closed` and the put nobody may close, or a command would be
+        # queued behind the end and its caller would wait for ever.
+        self._submitting = threading.Lock()
         self._queue: queue.Queue[tuple[Command[Any], Future[Any]] | None] = queue.Queue(MAX_QUEUE)
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="infern-ledger", daemon=True)
@@ -68,19 +76,21 @@ class WriterEngine:
     def submit(self, command: Command[T]) -> "Future[T]":
         """Queue a command from any thread."""
         future: Future[T] = Future()
-        if self._closed:
-            raise LedgerError("the ledger is closed")
-        try:
-            self._queue.put_nowait((command, future))
-        except queue.Full:
-            raise LedgerError("the ledger is overloaded; try again", retry_after_s=1) from None
+        with self._submitting:
+            if self._closed:
+                raise LedgerError("the ledger is closed")
+            try:
+                self._queue.put_nowait((command, future))
+            except queue.Full:
+                raise LedgerError("the ledger is overloaded; try again", retry_after_s=1) from None
         return future
 
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._submitting:
+            if self._closed:
+                return
+            self._closed = True
         self._queue.put(None)
         self._thread.join()
         self._connection.close()
@@ -98,18 +108,19 @@ class WriterEngine:
                 self._commit(jobs)
 
     def _commit(self, jobs: list[tuple[Command[Any], Future[Any]]]) -> None:
+        # From here on no caller can cancel, so that every future is still ours to answer.
+        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
         outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for command, future in jobs:
-                if future.set_running_or_notify_cancel():
-                    outcomes.append((future, *self._one(command)))
+            for command, future in live:
+                outcomes.append((future, *self._one(command)))
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             _log.exception("the ledger could not commit")
             self._rollback()
             failure = LedgerError(f"the ledger could not commit: {error}")
-            outcomes = [(future, None, failure) for _, future in jobs if not future.cancelled()]
+            outcomes = [(future, None, failure) for _, future in live]
         for future, result, problem in outcomes:
             if problem is None:
                 future.set_result(result)
@@ -123,6 +134,14 @@ class WriterEngine:
         except InfernError as refusal:
             self._undo()
             return None, refusal
+        except sqlite3.IntegrityError as contradiction:
+            self._undo()
+            return None, LedgerError(f"refused: {contradiction}", code="ledger_conflict")
+        except sqlite3.Error as error:
+            # A full disk may have ended the whole transaction; then undoing fails and so does
+            # the batch, of which nothing was booked.
+            self._undo()
+            return None, LedgerError(f"the ledger could not book this: {error}")
         except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
             self._undo()
             return None, bug
@@ -134,12 +153,18 @@ class WriterEngine:
         self._connection.execute("RELEASE command")
 
     def _rollback(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        # A disk that fails here too leaves the transaction open: every later batch is then refused
+        # until a rollback works. The thread must outlive it, or callers would wait for ever.
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
 
 def _lock(path: Path) -> IO[bytes]:
-    handle = path.with_suffix(path.suffix + ".lock").open("ab")
+    try:
+        handle = path.with_suffix(path.suffix + ".lock").open("ab")
+    except OSError as error:
+        raise ConfigError(f"the ledger {path} cannot be opened: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -150,12 +175,27 @@ def _lock(path: Path) -> IO[bytes]:
     return handle
 
 
-def _open(path: Path, schema: str) -> sqlite3.Connection:
+def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    try:
+        _prepare(connection, schema, version)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, schema: str, version: int) -> None:
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > version:
+        raise ConfigError(
+            f"the ledger has schema {found}, made by a newer Infern; this one knows {version}. "
+            "Update Infern."
+        )
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA wal_autocheckpoint=4000")
     connection.executescript(schema)
-    return connection
+    connection.execute(f"PRAGMA user_version = {version}")

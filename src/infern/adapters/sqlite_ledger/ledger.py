@@ -4,7 +4,6 @@ import sqlite3
 from pathlib import Path
 from typing import Self
 
-from infern.core.errors import ConfigError
 from infern.core.f402.receipt import Receipt
 from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
 from infern.core.ledger.books import Books
@@ -35,12 +34,7 @@ class SqliteLedger:
     """
 
     def __init__(self, path: Path) -> None:
-        self._engine = WriterEngine(path, rows.SCHEMA)
-        try:
-            self._engine.submit(_check_version).result()
-        except BaseException:
-            self._engine.close()
-            raise
+        self._engine = WriterEngine(path, rows.SCHEMA, rows.SCHEMA_VERSION)
 
     async def __aenter__(self) -> Self:
         return self
@@ -145,16 +139,6 @@ class SqliteLedger:
     async def books(self) -> Books:
         """A consistent snapshot for the conservation check."""
         return await self._engine.run(_books)
-
-
-def _check_version(db: sqlite3.Connection) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version > rows.SCHEMA_VERSION:
-        raise ConfigError(
-            f"the ledger has schema {version}, made by a newer Infern; this one knows "
-            f"{rows.SCHEMA_VERSION}. Update Infern."
-        )
-    db.execute(f"PRAGMA user_version = {rows.SCHEMA_VERSION}")
 
 
 def _books(db: sqlite3.Connection) -> Books:

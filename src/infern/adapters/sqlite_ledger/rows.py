@@ -81,12 +81,18 @@ def _tab(row: Row) -> Tab:
     )
 
 
+def find_tab(db: sqlite3.Connection, tab_id: TabId) -> Tab | None:
+    """A tab, or None."""
+    row = db.execute(f"SELECT {_TAB} FROM tabs WHERE tab_id = ?", (tab_id,)).fetchone()  # noqa: S608 - constant columns
+    return None if row is None else _tab(row)
+
+
 def load_tab(db: sqlite3.Connection, tab_id: TabId) -> Tab:
     """A tab; `ledger_conflict` when there is none."""
-    row = db.execute(f"SELECT {_TAB} FROM tabs WHERE tab_id = ?", (tab_id,)).fetchone()  # noqa: S608 - constant columns
-    if row is None:
+    tab = find_tab(db, tab_id)
+    if tab is None:
         raise LedgerError(f"there is no tab {tab_id}", code="ledger_conflict")
-    return _tab(row)
+    return tab
 
 
 def all_tabs(db: sqlite3.Connection) -> list[Tab]:
