@@ -1,15 +1,12 @@
-"""The pay-once machine: scripted runs, every impossible event, and a node that loses answers."""
+"""The pay-once machine: scripted runs, every impossible event, and its drivers."""
 
 import dataclasses
 import itertools
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from infern.core.errors import (
     ConfigError,
-    InfernError,
     InvariantViolation,
     LocalProtocolError,
     Money,
@@ -421,131 +418,6 @@ def test_a_send_carries_both_fee_caps() -> None:
 def test_what_cannot_be_paid_is_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - each check has its own words
         dataclasses.replace(PAYMENT, **wrong)
-
-
-# A node that loses, delays and refuses, against the one promise that matters.
-
-SEND_FATES = ["answered", "answer_lost", "request_lost", "late", "not_sent", "no_route", "odd"]
-LOOK_FATES = ["answered", "answered", "lost"]
-
-
-class LossyNode:
-    """One payment at a node, on a virtual clock, with a fate drawn for every call."""
-
-    def __init__(self, draw, history: str) -> None:
-        self._draw = draw
-        self.now_ms = 0
-        self.status: PaymentStatus | None = None
-        self.started_at_ms = -1
-        self.ends_at_ms: int | None = None
-        self.end = PaymentStatus.SUCCESS
-        self.arriving: list[int] = []
-        self.successes = 0
-        match history:
-            case "failed":
-                self.status = PaymentStatus.FAILED
-            case "under_way":
-                self._start()
-            case "paid":
-                self.status = PaymentStatus.SUCCESS
-                self.successes = 1
-
-    def _start(self) -> None:
-        if self.status in {None, PaymentStatus.FAILED}:
-            self.status = PaymentStatus.INFLIGHT
-            self.started_at_ms = self.now_ms
-            self.end = self._draw(st.sampled_from([PaymentStatus.SUCCESS, PaymentStatus.FAILED]))
-            lasts_ms = self._draw(st.sampled_from([1, 300, 5_000, 10**7]))
-            self.ends_at_ms = self.now_ms + lasts_ms
-
-    def advance_to(self, now_ms: int) -> None:
-        for at_ms in sorted(at for at in self.arriving if at <= now_ms):
-            self.arriving.remove(at_ms)
-            self.now_ms = at_ms
-            self._finish(at_ms)
-            self._start()
-        self._finish(now_ms)
-        self.now_ms = now_ms
-
-    def _finish(self, now_ms: int) -> None:
-        if self.ends_at_ms is not None and self.ends_at_ms <= now_ms:
-            self.ends_at_ms = None
-            self.status = self.end
-            self.successes += self.end is PaymentStatus.SUCCESS
-
-    def _record(self) -> PaymentRecord:
-        assert self.status is not None
-        return _record(self.status, at_ms=self.started_at_ms)
-
-    def report(self, step: Step) -> Report:
-        match step:
-            case WaitChange(timeout_ms=timeout_ms):
-                self.advance_to(self.now_ms + self._draw(st.integers(0, timeout_ms)))
-                return WOKEN
-            case MakeCall(call=GetPayment()):
-                self.advance_to(self.now_ms + 1)
-                if self._draw(st.sampled_from(LOOK_FATES)) == "lost":
-                    return LOOKUP_BROKEN
-                return NOT_FOUND if self.status is None else Answered(record=self._record())
-            case _:
-                self.advance_to(self.now_ms + 1)
-                return self._send(self._draw(st.sampled_from(SEND_FATES)))
-
-    def _send(self, fate: str) -> Report:
-        if fate == "not_sent":
-            return NOT_SENT
-        if fate == "request_lost":
-            return BROKEN
-        if fate == "late":
-            delay_ms = self._draw(st.integers(1, RESEND_AFTER_MS - 1))
-            self.arriving.append(self.now_ms + delay_ms)
-            return BROKEN
-        # The node takes sends in order: one that is late is taken before this one.
-        for at_ms in self.arriving:
-            assert at_ms <= self.now_ms, "a second send overtook the first"
-        busy = self.status not in {None, PaymentStatus.FAILED}
-        if busy:
-            assert self.status is not None
-            exists = PaymentAlreadyExists("exists", payment_status=self.status)
-            return BROKEN if fate == "answer_lost" else Raised(error=exists)
-        if fate == "odd":
-            return ODD_ERROR
-        if fate == "no_route":
-            self.status, self.started_at_ms = PaymentStatus.FAILED, self.now_ms
-            return NO_ROUTE
-        self._start()
-        return BROKEN if fate == "answer_lost" else Answered(record=self._record())
-
-
-@settings(max_examples=400, deadline=None)
-@given(st.data(), st.sampled_from(["none", "failed", "under_way", "paid"]), st.booleans())
-def test_whatever_is_lost_the_verdict_about_the_money_is_true(data, history, lookup) -> None:
-    node = LossyNode(data.draw, history)
-    lookup_first = lookup or history != "none"
-    machine = PaymentMachine(
-        dataclasses.replace(PAYMENT, timeout_ms=8_000, lookup_first=lookup_first)
-    )
-    outcome = _drive(machine, node)
-    if isinstance(outcome, PaymentRecord):
-        assert node.successes == 1
-    elif outcome.money is Money.UNMOVED:
-        assert node.arriving == []
-        assert node.status in {None, PaymentStatus.FAILED}
-        assert node.successes == 0
-    else:
-        assert isinstance(outcome, PaymentOutcomeUnknown)
-    node.advance_to(10**9)
-    assert node.successes <= 1
-
-
-def _drive(machine: PaymentMachine, node: LossyNode) -> PaymentRecord | InfernError:
-    step = machine.begin(node.now_ms)
-    try:
-        while not isinstance(step, PaymentRecord):
-            step = machine.advance(node.report(step), node.now_ms)
-    except InfernError as error:
-        return error
-    return step
 
 
 # Drivers.
