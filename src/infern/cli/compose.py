@@ -1,14 +1,17 @@
 """The composition root: the only module of a service's side that knows adapters and services."""
 
+import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
+import uvloop
 
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.keyfile import load_or_make_key, load_or_make_seller_secrets
@@ -122,6 +125,15 @@ def _model_server(config: ProviderConfig, stack: AsyncExitStack) -> HttpModelSer
     return HttpModelServer(model.base_url, api_key=model.api_key, response_limit_bytes=limit)
 
 
+def run_service(service: Coroutine[Any, Any, None]) -> None:
+    """Run a service until it ends or Ctrl-C, on uvloop: about a third of the CPU per request."""
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(service)
+
+
 class AnnouncingServer(uvicorn.Server):
     """A uvicorn server that says when it accepts connections."""
 
@@ -146,7 +158,6 @@ def asgi_server(
             host=host,
             port=port,
             http="httptools",
-            loop="uvloop",
             lifespan="on",
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACEFUL_S,

@@ -1,7 +1,5 @@
 """`infern provider`: sell a model."""
 
-import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,8 +83,9 @@ def run(
             say(line)
         return
     config = parse_provider_config(settings.document)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(config, as_json=as_json))
+    from infern.cli.compose import run_service
+
+    run_service(_serve(config, as_json=as_json))
 
 
 async def _serve(config: ProviderConfig, *, as_json: bool) -> None:
