@@ -11,6 +11,7 @@ The payment journal lives in `INFERN_HOME`.
 import os
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,18 +20,20 @@ import httpx2
 
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.fiber_rpc_sync import FiberRpcSyncClient
+from infern.adapters.home import infern_home
+from infern.adapters.keyfile import read_private, write_private
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
-from infern.adapters.home import infern_home
 from infern.client import openai as clients
 from infern.client.auth import F402Auth
 from infern.client.budget import Budget
 from infern.client.wallet import Patience, Pinned, Wallet
 from infern.core.errors import ConfigError
 from infern.core.units import Network
+from infern.proxy.config import TOKEN_PREFIX
 
-__all__ = ["AsyncInfern", "F402Auth", "Infern", "open_wallet"]
+__all__ = ["AsyncInfern", "F402Auth", "Infern", "open_wallet", "proxy_token"]
 
 RPC_URL_VARIABLE: Final = "INFERN_FIBER_RPC_URL"
 RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable's name
@@ -77,6 +80,18 @@ def open_wallet(
         patience=patience or Patience(),
         pinned=pinned or {},
     )
+
+
+def proxy_token(path: Path) -> str:
+    """The paying proxy's token, made on first use in a file only its owner can read.
+
+    Raises:
+        ConfigError: The file is readable by others, or not a token's.
+    """
+    with suppress(FileExistsError):
+        if not path.exists():
+            write_private(path, (TOKEN_PREFIX + secrets.token_urlsafe(32)).encode())
+    return read_private(path).decode("ascii", "replace").strip()
 
 
 def _network(name: Network | str) -> Network:

@@ -6,6 +6,7 @@ it redeemable: the same request presents the same proof again and costs nothing 
 
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -97,9 +98,14 @@ class Delivery:
             self._settle(ClientEvent.ANSWERED)
 
     def broke(self) -> None:
-        """The connection failed or the reader was cancelled before the end."""
-        if self._first():
-            self._settle(ClientEvent.SELLER_FAILED)
+        """The connection failed or the reader was cancelled before the end.
+
+        A stream that said it was done had ended all the same.
+        """
+        if not self._first():
+            return
+        with suppress(RemoteProtocolError):  # what broke is what the reader must hear of
+            self._finish(whole=self._is_stream and self._is_whole)
 
     def _first(self) -> bool:
         with self._lock:

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 MAX_MODELS_BYTES: Final = 1024 * 1024
 LEARN_AGAIN_MS: Final = 60_000
 LEARN_TIMEOUT_S: Final = 5.0
+DELIVERY_EXTENSION: Final = "infern.delivery"
+"""Where a response's `extensions` hold its `Delivery`, for who passes the answer on."""
 
 
 class AgentBook:
@@ -168,6 +170,7 @@ class F402Transport(_Paying, httpx2.BaseTransport):
                 assert isinstance(response.stream, httpx2.SyncByteStream)
                 delivery = self._delivery(todo, request, order, exchange)
                 response.stream = WatchedStream(response.stream, delivery)
+                response.extensions[DELIVERY_EXTENSION] = delivery
             elif todo.attempt is not None:
                 mark_final(response)
             answer, response = response, None
@@ -245,6 +248,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
                 assert isinstance(response.stream, httpx2.AsyncByteStream)
                 delivery = self._delivery(todo, request, order, exchange)
                 response.stream = AsyncWatchedStream(response.stream, delivery)
+                response.extensions[DELIVERY_EXTENSION] = delivery
             elif todo.attempt is not None:
                 mark_final(response)
             answer, response = response, None
