@@ -29,6 +29,7 @@ from infern.devnet.fiber.topology import three_nodes
 from infern.devnet.model import EmbeddedModel, EmbeddedModelConfig
 from infern.provider.backend import ModelServerBackend
 from infern.provider.config import ProviderConfig
+from infern.proxy.app import ProxyApp
 from infern.seller.app import SellerApp, assemble
 from infern.seller.config import SellerConfig, SellerSecrets
 
@@ -149,7 +150,7 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def asgi_server(
-    app: SellerApp, *, host: str, port: int, on_started: Callable[[], None]
+    app: SellerApp | ProxyApp, *, host: str, port: int, on_started: Callable[[], None]
 ) -> AnnouncingServer:
     """A uvicorn server set up for paid traffic."""
     return AnnouncingServer(

@@ -11,18 +11,18 @@ from infern.cli.output import fail
 from infern.core.errors import InfernError
 
 COMMANDS: Final = {
-    "balance": ("infern.cli.account", "balance"),
-    "channel": ("infern.cli.channel", "channel"),
-    "chat": ("infern.cli.chat", "chat"),
-    "demo": ("infern.cli.demo", "demo"),
-    "devnet": ("infern.cli.devnet", "devnet"),
-    "doctor": ("infern.cli.doctor", "doctor"),
-    "keys": ("infern.cli.keys", "keys"),
-    "pay": ("infern.cli.pay", "pay"),
-    "provider": ("infern.cli.provider", "provider"),
-    "proxy": ("infern.cli.proxy", "proxy"),
-    "receipts": ("infern.cli.account", "receipts"),
-    "topup": ("infern.cli.account", "topup"),
+    "balance": ("infern.cli.account", "balance", "Show the books of your prepaid key."),
+    "channel": ("infern.cli.channel", "channel", "Open, list and close payment channels."),
+    "chat": ("infern.cli.chat", "chat", "Talk to a model and pay as you go."),
+    "demo": ("infern.cli.demo", "demo", "See a paid request happen, on this machine alone."),
+    "devnet": ("infern.cli.devnet", "devnet", "Run an embedded Fiber network."),
+    "doctor": ("infern.cli.doctor", "doctor", "Check what has to work, and say what to do."),
+    "keys": ("infern.cli.keys", "keys", "Make and list keys."),
+    "pay": ("infern.cli.pay", "pay", "Pay one Fiber invoice."),
+    "provider": ("infern.cli.provider", "provider", "Sell access to a model you run."),
+    "proxy": ("infern.cli.proxy", "proxy", "Pay for any OpenAI client on this machine."),
+    "receipts": ("infern.cli.account", "receipts", "List the receipts of your prepaid key."),
+    "topup": ("infern.cli.account", "topup", "Put money on a prepaid key."),
 }
 LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO}
 
@@ -41,9 +41,16 @@ class LazyGroup(click.Group):
         found = COMMANDS.get(cmd_name)
         if found is None:
             return None
-        command = getattr(importlib.import_module(found[0]), found[1])
+        module, attribute, _ = found
+        command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in the help, from the table: no command's module is imported for it."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in sorted(COMMANDS)])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

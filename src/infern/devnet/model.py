@@ -11,10 +11,13 @@ pass-through in front that releases the events of a stream at the speed of a rea
 """
 
 import asyncio
+import http.client
 import importlib
+import json
 import logging
 import os
 import platform
+import re
 import secrets
 import struct
 import threading
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -48,6 +52,7 @@ MAX_BODY_BYTES: Final = 8 * 2**20
 MAX_EVENT_BYTES: Final = 1 * 2**20
 CHUNK_BYTES: Final = 64 * 2**10
 CONNECT_TIMEOUT_S: Final = 5.0
+FIRST_ANSWER_TIMEOUT_S: Final = 120.0
 IDLE_TIMEOUT_S: Final = 120
 """Longest silence of the engine inside one answer."""
 THREAD_TIMEOUT_S: Final = 10.0
@@ -55,6 +60,7 @@ THREAD_TIMEOUT_S: Final = 10.0
 SHUTDOWN_TIMEOUT_S: Final = 0.5
 """How long `stop` lets running answers finish before it cuts them off."""
 
+BLANK_LINE: Final = re.compile(rb"\r?\n\r?\n")
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -140,8 +146,9 @@ class EmbeddedModel:
                 f"llama.cpp cannot load {weights}: the file may be damaged or of an architecture "
                 "it does not know. Try another GGUF file."
             ) from error
-        self._engine, self._api_key = engine, api_key
-        self._address = str(engine.listening_address)
+        address = str(engine.listening_address)
+        _await_first_answer(address, api_key)
+        self._engine, self._api_key, self._address = engine, api_key, address
         if self._config.pace_tokens_per_s is not None:
             self._start_pacer(self._config.pace_tokens_per_s)
         logger.info(
@@ -295,6 +302,33 @@ def _engine_params(
     return params
 
 
+def _await_first_answer(address: str, api_key: str) -> None:
+    """Have one token computed over HTTP before anybody else may ask, or stop the server.
+
+    The constructor returns while its threads are still starting. llama.cpp loses a stop that
+    comes before its HTTP thread and its task queue run, and then waits for them for ever.
+    """
+    url = urlsplit(address)
+    connection = http.client.HTTPConnection(
+        url.hostname or LOOPBACK, url.port, timeout=FIRST_ANSWER_TIMEOUT_S
+    )
+    try:
+        connection.request(
+            "POST",
+            "/v1/completions",
+            body=json.dumps({"prompt": "a", "max_tokens": 1}),
+            headers={"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"},
+        )
+        # Any answer will do: a model that only embeds refuses this request, and is ready too.
+        connection.getresponse().read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ConfigError(
+            "The embedded model was loaded but does not answer; the machine may be too slow for it."
+        ) from error
+    finally:
+        connection.close()
+
+
 class _PacedPassThrough:
     """A loopback proxy with its own thread and loop that slows event streams down."""
 
@@ -361,6 +395,7 @@ class _PacedPassThrough:
         """Pass one request on and its answer back, pacing it when it is an event stream."""
         body = await request.read()
         session = request.app[_SESSION]
+        response: web.StreamResponse | None = None
         try:
             async with session.request(
                 request.method,
@@ -384,10 +419,14 @@ class _PacedPassThrough:
                         await response.write(chunk)
                 await response.write_eof()
                 return response
-        except aiohttp.ClientConnectionError as error:
+        except aiohttp.ClientError as error:
             if request.transport is None or request.transport.is_closing():
                 raise  # The client is gone; nobody would read an answer.
-            raise web.HTTPBadGateway(text="The embedded model did not answer.") from error
+            if response is None:
+                raise web.HTTPBadGateway(text="The embedded model did not answer.") from error
+            # Half an answer is out: only a broken connection says that the rest is missing.
+            request.transport.close()
+            return response
 
     async def _release(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
         """Write events one by one, never two within the interval."""
@@ -421,9 +460,9 @@ async def _events(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     pending = b""
     async for chunk in stream.iter_any():
         pending += chunk
-        while (end := pending.find(b"\n\n")) >= 0:
-            yield pending[: end + 2]
-            pending = pending[end + 2 :]
+        while blank := BLANK_LINE.search(pending):
+            yield pending[: blank.end()]
+            pending = pending[blank.end() :]
         if len(pending) > MAX_EVENT_BYTES:
             yield pending
             pending = b""
