@@ -19,7 +19,9 @@ IMAGE_PREFIX: Final = "data:image/"
 _DETAILS: Final = frozenset({"auto", "low", "high"})
 _AUDIO_FORMATS: Final = frozenset({"wav", "mp3"})
 _CHOICES: Final = frozenset({"none", "auto", "required"})
-_MESSAGE_TEXTS: Final = ("name", "refusal", "reasoning", "reasoning_content", "tool_call_id")
+_MESSAGE_TEXTS: Final = frozenset(
+    {"name", "refusal", "reasoning", "reasoning_content", "tool_call_id"}
+)
 
 
 def chat_prompt_size(members: JsonObject) -> PromptSize:
@@ -60,9 +62,8 @@ def _count_message(message: Json, path: str, tally: PromptTally) -> JsonObject:
         raise wrong_shape(path + ".role", "one of " + ", ".join(sorted(ROLES)))
     tally.messages += 1
     tally.text(role)
-    for name in _MESSAGE_TEXTS:
-        text = kept.get(name)
-        if isinstance(text, str):
+    for name, text in kept.items():
+        if name in _MESSAGE_TEXTS and isinstance(text, str):
             tally.text(text)
             tally.part()
     content = kept.get("content")

@@ -104,13 +104,25 @@ class _Totals:
         self.endings += event.endings
 
 
+@dataclass(slots=True)
+class _Choice:
+    """What one choice has said so far, for its own limit."""
+
+    deltas: int = 0
+    content_bytes: int = 0
+
+    def note(self, size: int) -> None:
+        self.deltas += 1
+        self.content_bytes += size
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shape:
     """Bytes before and after the text of a chunk, proven to be those of a chunk with one text."""
 
     before: bytes
     after: bytes
-    choice: int
+    choice: _Choice
 
 
 class SseMeter:
@@ -135,8 +147,7 @@ class SseMeter:
         self._request = request
         self._bound = bound
         self._parser = SseParser(max_event_bytes=max_event_bytes)
-        self._deltas_of: dict[int, int] = {}
-        self._bytes_of: dict[int, int] = {}
+        self._choices: dict[int, _Choice] = {}
         self._finish_of: dict[int, str] = {}
         self._seen = _Totals()
         self._sent = _Totals()
@@ -178,8 +189,9 @@ class SseMeter:
         """Whether a choice certainly has more tokens than its limit; then cut it off."""
         limit = self._bound.completion_tokens_max + UNSEEN_TOKENS_PER_CHOICE
         limit += UNSEEN_TOKENS_PER_TOOL_CALL * self._seen.tool_calls
-        return any(count > limit for count in self._deltas_of.values()) or any(
-            size > limit * MAX_TOKEN_BYTES for size in self._bytes_of.values()
+        return any(
+            choice.deltas > limit or choice.content_bytes > limit * MAX_TOKEN_BYTES
+            for choice in self._choices.values()
         )
 
     def is_hidden(self, event: SseEvent) -> bool:
@@ -245,16 +257,18 @@ class SseMeter:
         ):
             self._fruitless_shapes = 0
             size = len(raw) - len(shape.before) - len(shape.after)
-            self._note(shape.choice, size)
+            shape.choice.note(size)
             event = SseEvent(raw=raw, kind=EventKind.CONTENT, deltas=1, content_bytes=size)
         else:
             event = self._judge(self._parser.read(raw))
         self._seen.add(event)
         return event
 
-    def _note(self, choice: int, size: int) -> None:
-        self._deltas_of[choice] = self._deltas_of.get(choice, 0) + 1
-        self._bytes_of[choice] = self._bytes_of.get(choice, 0) + size
+    def _choice(self, index: int) -> _Choice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = _Choice()
+        return choice
 
     def _judge(self, block: SseBlock) -> SseEvent:
         if block.data is None:
@@ -290,7 +304,7 @@ class SseMeter:
             if piece.content_bytes:
                 deltas += 1
                 content_bytes += piece.content_bytes
-                self._note(piece.choice, piece.content_bytes)
+                self._choice(piece.choice).note(piece.content_bytes)
             tool_calls += piece.tool_calls
             if piece.finish_reason:
                 endings += piece.has_ended_well
@@ -309,11 +323,13 @@ class SseMeter:
 
     def _learn(self, raw: bytes, chunk: Chunk) -> None:
         """Remember the bytes around this chunk's text, if they are proven to be just that."""
-        if self._shape is not None:
-            self._fruitless_shapes += 1
-        self._shape = None
         text = chunk.text.encode("utf-8")
-        if self._fruitless_shapes > _MAX_FRUITLESS_SHAPES or not _PLAIN.fullmatch(text):
+        if not _PLAIN.fullmatch(text):
+            return
+        if self._shape is not None:
+            self._shape = None
+            self._fruitless_shapes += 1
+        if self._fruitless_shapes > _MAX_FRUITLESS_SHAPES:
             return
         for key in _TEXT_KEYS:
             for gap in (b"", b" "):
@@ -322,9 +338,8 @@ class SseMeter:
                     start = len(head) + len(found) - len(text) - 1
                     before, after = raw[:start], raw[start + len(text) :]
                     if self._is_proven(before, after, chunk.pieces[0].choice):
-                        self._shape = _Shape(
-                            before=before, after=after, choice=chunk.pieces[0].choice
-                        )
+                        choice = self._choice(chunk.pieces[0].choice)
+                        self._shape = _Shape(before=before, after=after, choice=choice)
                     return
 
     def _is_proven(self, before: bytes, after: bytes, choice: int) -> bool:

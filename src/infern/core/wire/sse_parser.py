@@ -73,8 +73,12 @@ class SseParser:
     def blocks(self, data: bytes) -> list[bytes]:
         """Like `feed`, but leaves the complete events unread."""
         before = len(self._rest)
-        if not self._has_cr and b"\r" in data:
-            self._has_cr = True
+        if not self._has_cr:
+            if b"\r" in data:
+                self._has_cr = True
+            elif not before and 0 <= data.find(b"\n\n") == len(data) - 2 < self._limit - 1:
+                # What nearly always comes: one event, whole.
+                return [data]
         if before:
             self._rest += data
             if not self._may_have_block(before):

@@ -255,6 +255,18 @@ def test_an_answer_can_be_sent_back_as_history(chat: Make) -> None:
     assert request.prompts[0].text_bytes >= len('assistanttextthoughtcall_1f{"a": 1}toolcall_142')
 
 
+@pytest.mark.parametrize("value", [[1] * 500, ["é"] * 500, [1e20] * 50, ["<'&>"] * 100])
+def test_arguments_count_as_any_template_dumps_them(chat: Make, value: list[object]) -> None:
+    compact = json.dumps({"a": value}, ensure_ascii=False, separators=(",", ":"))
+    call = {"type": "function", "function": {"name": "f", "arguments": compact}}
+    request = chat(messages=[{"role": "assistant", "tool_calls": [call]}])
+    dumped = json.dumps({"a": value}).replace("1e+20", "100000000000000000000")
+    for character in "<>&'":
+        dumped = dumped.replace(character, f"\\u{ord(character):04x}")
+    assert request.prompts[0].text_bytes >= len(dumped)
+    assert request.prompts[0].entries >= 2
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [

@@ -109,6 +109,13 @@ def test_dumped_values_cover_every_way_to_dump_them() -> None:
     assert dumped_bytes(value) >= len(normal.encode())
 
 
+def test_dumped_text_covers_normal_forms_of_itself() -> None:
+    for text in ("\ufdfa" * 50, "\u0958" * 50):
+        normal = unicodedata.normalize("NFKC", json.dumps({"a": text}, ensure_ascii=False))
+        assert dumped_bytes({"a": text}) >= len(normal.encode())
+        assert dumped_text_bytes(text) >= len(unicodedata.normalize("NFKC", text).encode())
+
+
 def test_entries_count_members_and_items_at_every_level() -> None:
     tally = PromptTally()
     tally.dumped({"a": [1, 2, {"b": {}}], "c": "x"})
