@@ -267,6 +267,27 @@ def test_honest_offers_are_paid_within_the_clocks_tolerance(now_s: int) -> None:
     assert invoice.payment_hash == HONEST.payment_hash
 
 
+@pytest.mark.parametrize("expires_at_s", [NOW_S - 60, NOW_S + 600])
+def test_tokens_at_the_edge_of_their_time(expires_at_s: int) -> None:
+    challenge = replace(HONEST, issued_at_s=NOW_S - 120, expires_at_s=expires_at_s)
+    assert failing(offer_with(challenge, honest_invoice(HONEST), NODE), EXPECTED) == set()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"expiry_s": 600, "timestamp_ms": NOW_S * 1000},
+        {"expiry_s": 600, "timestamp_ms": (NOW_S - 600) * 1000},
+        {"expiry_s": 0, "timestamp_ms": NOW_S * 1000},
+        {"expiry_s": 120, "timestamp_ms": (NOW_S + 60) * 1000},
+    ],
+)
+def test_invoices_at_the_edge_of_their_time(change: dict[str, int]) -> None:
+    invoice = replace(honest_invoice(HONEST), timestamp_ms=change["timestamp_ms"])
+    invoice = with_attribute(invoice, ExpiryTime(expiry_s=change["expiry_s"]))
+    assert failing(offer_with(HONEST, invoice, NODE), EXPECTED) == set()
+
+
 def test_unpinned_clients_trust_the_origin_within_their_cap() -> None:
     assert check_offer(honest_offer(NODE), replace(EXPECTED, pay_to=None, price=None), VERIFIER)
 
