@@ -195,5 +195,5 @@ async def embedded_fiber(
             yield endpoints
     except OSError as error:
         raise ConfigError(
-            f"a port of the embedded network is taken ({error.strerror}); use --free-ports"
+            f"a port of the embedded network is taken ({error.strerror}); try --port 0"
         ) from error

@@ -35,9 +35,16 @@ def _state_file() -> Path:
 
 @devnet.command()
 @click.option("--seed", help="Hex; the same seed makes the same keys. Random by default.")
-@click.option("--free-ports", is_flag=True, help="Take any free ports instead of 8227 and on.")
+@click.option(
+    "--port",
+    "first_port",
+    type=click.IntRange(0, 65_500),
+    default=FIRST_PORT,
+    show_default=True,
+    help="The first of four ports in a row; 0 takes any free ones.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the endpoints as JSON.")
-def up(seed: str | None, free_ports: bool, as_json: bool) -> None:
+def up(seed: str | None, first_port: int, as_json: bool) -> None:
     """Start the network and keep it until stopped.
 
     Example: infern devnet up --json > endpoints.json
@@ -51,16 +58,15 @@ def up(seed: str | None, free_ports: bool, as_json: bool) -> None:
         raise ConfigError("a devnet is up already; stop it with: infern devnet down")
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(raw_seed, state_file, free_ports=free_ports, as_json=as_json))
+            asyncio.run(_serve(raw_seed, state_file, first_port, as_json=as_json))
     finally:
         state_file.unlink(missing_ok=True)
 
 
-async def _serve(seed: bytes, state_file: Path, *, free_ports: bool, as_json: bool) -> None:
+async def _serve(seed: bytes, state_file: Path, first_port: int, *, as_json: bool) -> None:
     from infern.cli.compose import embedded_fiber
 
-    first = 0 if free_ports else FIRST_PORT
-    async with embedded_fiber(seed, first_port=first) as endpoints:
+    async with embedded_fiber(seed, first_port=first_port) as endpoints:
         state = {
             "pid": os.getpid(),
             "rpc_urls": dict(endpoints.rpc_urls),
