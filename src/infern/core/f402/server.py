@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from infern.core.errors import InfernError, LocalProtocolError, ProtocolError, Retry
+from infern.core.errors import (
+    InfernError,
+    InvariantViolation,
+    LocalProtocolError,
+    ProtocolError,
+    Retry,
+)
 
 
 class ServerState(StrEnum):
@@ -64,7 +70,13 @@ def advance(state: ServerState, event: ServerEvent) -> ServerState:
 
 
 def refusal(state: ServerState) -> InfernError:
-    """What a client hears when it presents a proof in a state that cannot run it."""
+    """What a client hears when it presents a proof in a state that cannot run it.
+
+    Raises:
+        InvariantViolation: The state can run it: nobody may be told that it was charged.
+    """
+    if _E.CLAIM in TRANSITIONS[state]:
+        raise InvariantViolation(f"a paid request that is {state} may be claimed")
     if state is _S.RUNNING:
         return ProtocolError(
             "This payment is being answered right now; wait for that answer. It was paid once "

@@ -76,17 +76,24 @@ def hold(tab: Tab, amount: int) -> Tab:
     """
     checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
     if amount > tab.balance:
-        raise InsufficientBalance(
-            f"The balance of {format_amount(tab.balance, tab.asset)} does not cover this request's "
-            f"ceiling of {format_amount(amount, tab.asset)}; top the key up, or ask for fewer "
-            "tokens.",
-            details={
-                "balance": str(tab.balance),
-                "held": str(tab.held),
-                "required": str(amount),
-            },
+        ceiling = format_amount(amount, tab.asset)
+        raise _short(
+            tab,
+            amount,
+            f"this request's ceiling of {ceiling}; top the key up, or ask for fewer tokens.",
         )
     return replace(tab, held=tab.held + amount)
+
+
+def _short(tab: Tab, amount: int, need: str) -> InsufficientBalance:
+    return InsufficientBalance(
+        f"The balance of {format_amount(tab.balance, tab.asset)} does not cover {need}",
+        details={
+            "balance": str(tab.balance),
+            "held": str(tab.held),
+            "required": str(amount),
+        },
+    )
 
 
 def capture(tab: Tab, held: int, charged: int) -> Tab:
@@ -113,5 +120,7 @@ def withdraw(tab: Tab, amount: int) -> Tab:
     Raises:
         InsufficientBalance: The balance does not cover it; nothing is taken.
     """
-    reserved = hold(tab, amount)
-    return replace(reserved, held=tab.held, refunded=tab.refunded + amount)
+    checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+    if amount > tab.balance:
+        raise _short(tab, amount, f"{format_amount(amount, tab.asset)}; take out less.")
+    return replace(tab, refunded=tab.refunded + amount)

@@ -50,8 +50,11 @@ def test_nothing_is_held_beyond_the_balance(have: Tab, amount: int) -> None:
         "held": str(have.held),
         "required": str(amount),
     }
-    with pytest.raises(InsufficientBalance):
+    assert "this request's ceiling" in caught.value.message
+    with pytest.raises(InsufficientBalance) as caught:
         withdraw(have, amount)
+    assert caught.value.details["required"] == str(amount)
+    assert "request" not in caught.value.message
 
 
 def test_messages_of_a_udt_tab_do_not_speak_of_ckb() -> None:
