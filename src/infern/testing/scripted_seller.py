@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from threading import Lock
 from typing import Final
 
 from infern.core.crypto import Signer
@@ -120,12 +121,12 @@ class ScriptedSeller:
     realm: str = REALM
     turns: deque[Turn] = field(default_factory=deque)
     lie: Callable[[Offer], Offer] | None = None
-    delay: Callable[[SellerRequest], None] | None = None
     paid: set[PaymentHash] = field(default_factory=set)
     delivered: dict[PaymentHash, SellerAnswer] = field(default_factory=dict)
     runs: int = 0
     offers: list[Offer] = field(default_factory=list)
     requests: list[SellerRequest] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock, repr=False)
     keys: dict[str, int] = field(default_factory=dict)
     """Balance by prepaid key."""
 
@@ -141,7 +142,11 @@ class ScriptedSeller:
         return None
 
     def respond(self, request: SellerRequest) -> SellerAnswer:
-        """Answer one request."""
+        """Answer one request; requests of several threads one after the other."""
+        with self.lock:
+            return self._respond(request)
+
+    def _respond(self, request: SellerRequest) -> SellerAnswer:
         self.requests.append(request)
         if request.method == "GET":
             return self._models()
@@ -246,8 +251,6 @@ class ScriptedSeller:
         self, request: SellerRequest, digest: RequestDigest, reference: bytes, turn: Turn
     ) -> SellerAnswer:
         self.runs += 1
-        if self.delay is not None:
-            self.delay(request)
         wants_stream = strict_json.loads_object(request.body).get("stream") is True
         charged = TERMS.ceiling + 1 if turn is Turn.DEAR_RECEIPT else 2_000
         headers = {"x-request-id": f"req_{self.runs}", "content-type": "application/json"}
