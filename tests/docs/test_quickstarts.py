@@ -1,4 +1,4 @@
-"""The quickstarts, run as a reader would: each block marked `<!-- run -->`, in order, in a shell."""
+"""The quickstarts, run as a reader would: each block marked to run, in order, in one shell."""
 
 import os
 import re
