@@ -15,6 +15,7 @@ from infern.core.wire.endpoints import Endpoint, InferenceRequest
 from infern.core.wire.prompt_size import TYPICAL_BYTES_PER_TOKEN
 from infern.core.wire.strict_json import Json
 from infern.core.wire.usage import (
+    UNSEEN_TOKENS_AROUND_JSON,
     UNSEEN_TOKENS_PER_CHOICE,
     UNSEEN_TOKENS_PER_TOOL_CALL,
     Counted,
@@ -171,6 +172,8 @@ def unseen_tokens_max(request: InferenceRequest, tool_calls: int) -> int | None:
     if not request.is_verifiable:
         return None
     per_choice = UNSEEN_TOKENS_PER_CHOICE + request.longest_stop_bytes
+    if "response_format" in request.body or "tools" in request.body:
+        per_choice += UNSEEN_TOKENS_AROUND_JSON
     return per_choice * request.choices + UNSEEN_TOKENS_PER_TOOL_CALL * tool_calls
 
 

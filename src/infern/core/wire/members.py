@@ -118,10 +118,6 @@ def _is_bool(value: Json) -> bool:
     return isinstance(value, bool)
 
 
-def _is_object(value: Json) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_word(value: Json) -> bool:
     return isinstance(value, str) and _WORD.fullmatch(value) is not None
 

@@ -279,11 +279,7 @@ class SseMeter:
             return SseEvent(raw=block.raw, kind=EventKind.DONE, comments=block.comments)
         if not data:
             return SseEvent(raw=block.raw, kind=EventKind.OTHER, comments=block.comments)
-        try:
-            members = loads_object(data)
-            chunk = read_chunk(members, choices=self._request.choices)
-        except (InfernError, MalformedChunk) as error:
-            return self._fail(block, UpstreamFault(message=str(error), code="malformed_event"))
+        members, chunk = self._read(data)
         if chunk.fault is not None:
             return self._fail(block, chunk.fault)
         if block.event == b"error":
@@ -293,6 +289,14 @@ class SseMeter:
         if chunk.text:
             self._learn(block.raw, chunk)
         return self._add_up(block, chunk, members)
+
+    def _read(self, data: bytes) -> tuple[JsonObject, Chunk]:
+        """Read a chunk; what is none becomes a fault of the model server."""
+        try:
+            members = loads_object(data)
+            return members, read_chunk(members, choices=self._request.choices)
+        except (InfernError, MalformedChunk) as error:
+            return {}, Chunk(fault=UpstreamFault(message=str(error), code="malformed_event"))
 
     def _fail(self, block: SseBlock, fault: UpstreamFault) -> SseEvent:
         self._fault = fault
@@ -348,13 +352,8 @@ class SseMeter:
             event = self._parser.read(before + probe + after)
             if event.data is None or event.comments or event.event:
                 return False
-            try:
-                chunk = read_chunk(loads_object(event.data), choices=self._request.choices)
-            except (InfernError, MalformedChunk):
-                return False
+            _, chunk = self._read(event.data)
             if chunk.text.encode("utf-8") != probe or chunk.pieces[0].choice != choice:
-                return False
-            if chunk.pieces[0].content_bytes != len(probe):
                 return False
         return True
 

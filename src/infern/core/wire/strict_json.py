@@ -7,6 +7,7 @@ was read.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import Final, NoReturn
@@ -98,11 +99,8 @@ def _check_shape(body: bytes, max_depth: int) -> None:
 def _object(pairs: list[tuple[str, Json]]) -> JsonObject:
     members = dict(pairs)
     if len(members) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise RemoteProtocolError(f"the JSON names {_shown(name)} twice in one object")
-            seen.add(name)
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise RemoteProtocolError(f"the JSON names {_shown(name)} twice in one object")
     return members
 
 

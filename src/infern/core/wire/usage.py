@@ -27,6 +27,9 @@ from infern.core.wire.strict_json import Json
 MAX_REPORTED_TOKENS: Final = 2**31 - 1
 UNSEEN_TOKENS_PER_CHOICE: Final = 32
 """End of text, begin and end of reasoning, channel markers, trimmed white space."""
+UNSEEN_TOKENS_AROUND_JSON: Final = 48
+"""White space before and after constrained output, which servers trim: llama.cpp's grammars allow
+about twenty characters on each side, and a model that was not asked nicely uses them."""
 UNSEEN_TOKENS_PER_TOOL_CALL: Final = 64
 """The markup around one call, which the server's parser removes."""
 LONGEST_MEAN_TOKEN_BYTES: Final = 16

@@ -80,8 +80,9 @@ def test_refuses_limits_that_are_no_counts(chat: Make, name: str, value: object)
 
 def test_two_limits_must_agree(chat: Make) -> None:
     assert chat(max_tokens=5, max_completion_tokens=5).completion_tokens_asked == 5
-    error = refusal(chat, max_tokens=5, max_completion_tokens=6)
-    assert (error.code, error.param) == ("invalid_request", "max_tokens")
+    for old, new in ((5, 6), (6, 5)):
+        error = refusal(chat, max_tokens=old, max_completion_tokens=new)
+        assert (error.code, error.param) == ("invalid_request", "max_tokens")
 
 
 def test_completions_know_only_the_old_limit(completion: Make) -> None:
@@ -155,6 +156,10 @@ def test_prompts_and_inputs(
 def test_refuses_prompts_of_no_kind(completion: Make, embedding: Make, value: object) -> None:
     assert refusal(completion, prompt=value).param == "prompt"
     assert refusal(embedding, input=value).param == "input"
+
+
+def test_refuses_more_prompts_than_any_server_takes(completion: Make) -> None:
+    assert refusal(completion, prompt=["a"] * 16_385).param == "prompt"
 
 
 def test_a_suffix_is_read_with_every_prompt(completion: Make) -> None:
@@ -255,6 +260,12 @@ def test_an_answer_can_be_sent_back_as_history(chat: Make) -> None:
     assert request.prompts[0].text_bytes >= len('assistanttextthoughtcall_1f{"a": 1}toolcall_142')
 
 
+def test_names_and_ids_of_calls_count(chat: Make) -> None:
+    call = {"id": "i" * 100, "function": {"name": "n" * 1000, "arguments": ""}}
+    request = chat(messages=[{"role": "assistant", "tool_calls": [call]}])
+    assert request.prompts[0].text_bytes >= 1100
+
+
 @pytest.mark.parametrize("value", [[1] * 500, ["é"] * 500, [1e20] * 50, ["<'&>"] * 100])
 def test_arguments_count_as_any_template_dumps_them(chat: Make, value: list[object]) -> None:
     compact = json.dumps({"a": value}, ensure_ascii=False, separators=(",", ":"))
@@ -315,6 +326,19 @@ def test_refuses_odd_tool_calls(chat: Make, calls: object) -> None:
 )
 def test_refuses_tools_that_are_no_functions(chat: Make, tool: object) -> None:
     assert (refusal(chat, tools=[tool]).param or "").startswith("tools[0]")
+
+
+def test_refuses_more_tools_than_any_model_reads(chat: Make) -> None:
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert refusal(chat, tools=[tool] * 1025).param == "tools"
+    assert refusal(chat, tools="f").param == "tools"
+
+
+def test_one_function_can_be_chosen(chat: Make) -> None:
+    choice = {"type": "function", "function": {"name": "f" * 50}, "extra": None}
+    request = chat(tool_choice=choice)
+    assert request.body["tool_choice"] == {"type": "function", "function": {"name": "f" * 50}}
+    assert request.prompt_bytes_bound >= chat().prompt_bytes_bound + 50
 
 
 @pytest.mark.parametrize("choice", ["none", "auto", "required"])

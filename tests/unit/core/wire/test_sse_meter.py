@@ -171,6 +171,21 @@ def test_shapes_of_common_servers_are_learnt(
     assert meter._shape.before + b" hello" + meter._shape.after == raw
 
 
+@pytest.mark.parametrize("lines", [b": note\n", b"event: message\n", b': "content": "abc"\n'])
+def test_events_with_more_lines_are_read_each_time(streamed: Streamed, lines: bytes) -> None:
+    meter = SseMeter(*streamed())
+    plain = event({"choices": [{"index": 0, "delta": {"content": "abc"}}]})
+    for _ in range(3):
+        (found,) = meter.feed(lines + plain)
+        assert (found.content_bytes, len(found.comments)) == (3, lines.count(b": ", 0, 2))
+    assert meter._shape is None
+
+
+def test_empty_data_is_progress(streamed: Streamed) -> None:
+    meter = SseMeter(*streamed())
+    assert kinds(meter.feed(b"data:\n\ndata: \n\n")) == ["other", "other"]
+
+
 def test_the_same_key_elsewhere_does_not_mislead(streamed: Streamed) -> None:
     meter = SseMeter(*streamed())
 
@@ -355,6 +370,12 @@ def test_an_empty_stream_counts_only_if_it_ended_well(
     meter = SseMeter(*streamed())
     send_all(meter, chunk(finish=reason), DONE)
     assert meter.counted().is_empty is empty
+
+
+def test_an_empty_answer_that_ends_and_then_fails_is_nothing(streamed: Streamed) -> None:
+    meter = SseMeter(*streamed())
+    send_all(meter, chunk(finish="stop"), event({"error": "boom"}))
+    assert meter.counted().is_empty
 
 
 def test_a_server_that_ignores_the_limit_is_noticed(streamed: Streamed) -> None:

@@ -111,6 +111,10 @@ def test_depth_limit_is_exact() -> None:
     refusal(nested(4), max_depth=3)
 
 
+def test_a_depth_limit_beyond_the_stack_is_still_a_refusal() -> None:
+    refusal(b'{"a":' + b"[" * 60_000, max_depth=10**6)
+
+
 def test_brackets_in_text_are_not_depth() -> None:
     text = '[{"\\' * 500 + "]}"
     body = json.dumps({"a": text, text: [text]}).encode()

@@ -243,6 +243,18 @@ def test_an_unverifiable_request_has_no_byte_check(chat: Make) -> None:
     assert counted.unseen_tokens_max is None
 
 
+@pytest.mark.parametrize("member", ["response_format", "tools"])
+def test_trimmed_white_space_around_json_is_allowed_for(chat: Make, member: str) -> None:
+    # A server reported 44 tokens for 21 bytes: the rest was white space that it trimmed.
+    tool = {"type": "function", "function": {"name": "f"}}
+    value = {"type": "json_object"} if member == "response_format" else [tool]
+    answer = {"choices": [{"message": {"content": "x" * 21}, "finish_reason": "stop"}]}
+    counted = count_answer(chat(**{member: value}), answer)  # type: ignore[arg-type] # literal
+    billed = charge_usage(report(9, 44), counted, replace(BOUND, completion_tokens_max=60))
+    assert (billed.completion_tokens, billed.flags) == (44, frozenset())
+    assert counted.unseen_tokens_max == 32 + 48
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -257,6 +269,13 @@ def test_an_unverifiable_request_has_no_byte_check(chat: Make) -> None:
 def test_answers_that_were_not_asked_for(body: dict[str, object]) -> None:
     with pytest.raises(MalformedChunk):
         read_chunk(body, choices=1)  # type: ignore[arg-type] # wrong on purpose
+
+
+@pytest.mark.parametrize("calls", [None, "x", [1], [{}], [{"function": None}], {"a": 1}])
+def test_tool_calls_without_function_carry_nothing(calls: object) -> None:
+    body = {"choices": [{"index": 0, "delta": {"tool_calls": calls}}]}
+    chunk = read_chunk(body, choices=1)  # type: ignore[arg-type] # wrong on purpose
+    assert (chunk.pieces[0].content_bytes, chunk.pieces[0].tool_calls) == (0, 0)
 
 
 def test_two_names_of_the_same_reasoning_count_once() -> None:
