@@ -25,7 +25,8 @@ LAYOUT = (
     ("finished_ms", "u64"),
 )
 """Members in their order; numbers are little-endian."""
-SHOWN_AS_TEXT = {"charged"}
+SHOWN_AS_TEXT = {name for name, kind in LAYOUT if kind in {"u64", "u128"}}
+"""Numbers beyond 2^53 are not read exactly everywhere, so these are decimal strings here."""
 
 
 def fields(**changes):

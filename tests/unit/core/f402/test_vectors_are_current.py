@@ -49,6 +49,20 @@ def test_vectors_have_names_of_their_own_and_comments(group: str) -> None:
     assert all(isinstance(case["comment"], str) for case in VECTORS[group])
 
 
+def test_every_number_is_read_exactly_by_every_language() -> None:
+    def check(value: object) -> None:
+        assert not isinstance(value, float)
+        if isinstance(value, dict):
+            check(list(value.values()))
+        elif isinstance(value, list):
+            for item in value:
+                check(item)
+        elif isinstance(value, int):
+            assert abs(value) < 2**53
+
+    check(VECTORS)
+
+
 def test_every_group_is_used_by_a_test() -> None:
     tests = "".join(
         path.read_text()
