@@ -13,7 +13,7 @@ from typing import Final
 
 from infern.core.wire.endpoints import Endpoint, InferenceRequest
 from infern.core.wire.prompt_size import TYPICAL_BYTES_PER_TOKEN
-from infern.core.wire.strict_json import Json
+from infern.core.wire.strict_json import Json, JsonObject, loads_object
 from infern.core.wire.usage import (
     UNSEEN_TOKENS_AROUND_JSON,
     UNSEEN_TOKENS_PER_CHOICE,
@@ -24,6 +24,8 @@ from infern.core.wire.usage import (
 )
 
 MAX_SHOWN_CHARS: Final = 300
+MAX_ANSWER_CONTAINERS: Final = 1_000_000
+MAX_ANSWER_STRINGS: Final = 4_000_000
 MAX_TYPICAL_IMAGE_TOKENS: Final = 64
 """What an image counts in an estimate of a prompt: few, because estimates stay low."""
 _FAILED_FINISHES: Final = frozenset({"error", "abort"})
@@ -130,6 +132,18 @@ def read_fault(members: Mapping[str, Json]) -> UpstreamFault | None:
         code = error.get("code") or error.get("type")
         return UpstreamFault(message=_shown(error.get("message")), code=_shown(code))
     return UpstreamFault(message=_shown(error))
+
+
+def read_answer(body: bytes) -> JsonObject:
+    """Read an answer that came in one body; its length is already limited.
+
+    Allows for what answers have and requests never need: twenty candidates with their bytes for
+    each token of a long answer.
+
+    Raises:
+        RemoteProtocolError: It is not one strict JSON object.
+    """
+    return loads_object(body, max_containers=MAX_ANSWER_CONTAINERS, max_strings=MAX_ANSWER_STRINGS)
 
 
 def count_answer(request: InferenceRequest, members: Mapping[str, Json]) -> Counted:

@@ -31,12 +31,20 @@ _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b'"[]{}'))
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 
 
-def loads_object(body: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
+def loads_object(
+    body: bytes,
+    *,
+    max_depth: int = MAX_DEPTH,
+    max_containers: int = MAX_CONTAINERS,
+    max_strings: int = MAX_STRINGS,
+) -> JsonObject:
     r"""Read one JSON object.
 
     Args:
         body: The whole document, UTF-8. Its length is the caller's to limit.
         max_depth: Arrays and objects that may stand inside one another; the outermost is 1.
+        max_containers: Arrays and objects in all, once there are more than `max_depth`.
+        max_strings: Strings in all, member names included.
 
     Raises:
         RemoteProtocolError: `invalid_request`, money unmoved, for anything that is not one strict
@@ -44,7 +52,7 @@ def loads_object(body: bytes, *, max_depth: int = MAX_DEPTH) -> JsonObject:
             (also by overflow, `1e999`), integers outside -2^63..2^64-1, an unpaired surrogate
             escape, too deep, too many values. Nothing else is ever raised.
     """
-    _check_shape(body, max_depth)
+    _check_shape(body, max_depth, max_containers, max_strings)
     try:
         text = body.decode("utf-8")
         value: Json = _DECODER.decode(text)
@@ -76,7 +84,7 @@ def dumps(value: Json | JsonValue | Mapping[str, Json] | Mapping[str, JsonValue]
     return _ENCODER.encode(value).encode("utf-8")
 
 
-def _check_shape(body: bytes, max_depth: int) -> None:
+def _check_shape(body: bytes, max_depth: int, max_containers: int, max_strings: int) -> None:
     r"""Refuse documents that would exhaust the parser's stack or our memory, before parsing.
 
     Works on bytes at C speed. It drops `\\` and `\"`, after which every quote opens or closes a
@@ -84,14 +92,14 @@ def _check_shape(body: bytes, max_depth: int) -> None:
     not JSON the result can be wrong only behind the first error, where no parser ever looks.
     """
     opened = body.count(b"[") + body.count(b"{")
-    if opened <= max_depth and body.count(b'"') <= MAX_STRINGS:
+    if opened <= max_depth and body.count(b'"') <= max_strings:
         return
     bare = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_STRUCTURE)
-    if bare.count(b'"') > 2 * MAX_STRINGS:
-        raise RemoteProtocolError(f"the JSON has more than {MAX_STRINGS} strings")
+    if bare.count(b'"') > 2 * max_strings:
+        raise RemoteProtocolError(f"the JSON has more than {max_strings} strings")
     steps = b"".join(bare.split(b'"')[::2]).translate(_STEPS)
-    if steps.count(b"\x01") > MAX_CONTAINERS:
-        raise RemoteProtocolError(f"the JSON has more than {MAX_CONTAINERS} arrays and objects")
+    if steps.count(b"\x01") > max_containers:
+        raise RemoteProtocolError(f"the JSON has more than {max_containers} arrays and objects")
     if max(accumulate(memoryview(steps).cast("b")), default=0) > max_depth:
         raise RemoteProtocolError(f"the JSON is nested deeper than {max_depth}")
 

@@ -145,7 +145,7 @@ def read_usage(body: Mapping[str, Json] | None) -> Usage | None:
         return None
     prompt = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
-    if completion is None and body.get("object") == "list" and "completion_tokens" not in usage:
+    if body.get("object") == "list" and usage.get("completion_tokens") is None:
         completion = 0
     if prompt is None or completion is None:
         return None

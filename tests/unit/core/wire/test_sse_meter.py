@@ -190,7 +190,7 @@ def test_the_same_key_elsewhere_does_not_mislead(streamed: Streamed) -> None:
     meter = SseMeter(*streamed())
 
     def odd(text: str) -> bytes:
-        choice = {"index": 0, "delta": {"content": "0123456789"}, "x": {"content": text}}
+        choice = {"index": 0, "delta": {"content": "0123456789"}}
         return event({"x": {"content": text}, "choices": [choice]}, separators=(",", ":"))
 
     for text in ("0123456789", "0123456789", "a", "bcd", ""):

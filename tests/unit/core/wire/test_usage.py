@@ -1,17 +1,21 @@
+import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from infern.core.errors import InfernError
 from infern.core.wire.bounds import Bound
 from infern.core.wire.chunks import (
     MalformedChunk,
     count_answer,
     estimate_prompt_tokens,
+    read_answer,
     read_chunk,
     read_fault,
 )
 from infern.core.wire.endpoints import InferenceRequest
+from infern.core.wire.strict_json import loads_object
 from infern.core.wire.usage import (
     Counted,
     Usage,
@@ -204,6 +208,15 @@ def test_counts_a_whole_answer(chat: Make) -> None:
         unseen_tokens_max=2 * (32 + 3) + 64,
         prompt_tokens_estimate=estimate_prompt_tokens(request),
     )
+
+
+def test_an_answer_with_all_its_candidates_can_be_read() -> None:
+    candidate = {"token": "abc", "bytes": [97, 98, 99], "logprob": -0.5}
+    token = {**candidate, "top_logprobs": [candidate] * 20}
+    body = json.dumps({"choices": [{"logprobs": {"content": [token] * 4096}}]}).encode()
+    assert len(read_answer(body)) == 1
+    with pytest.raises(InfernError, match="strings"):
+        loads_object(body)
 
 
 @pytest.mark.parametrize(
