@@ -54,7 +54,7 @@ def steps(w: World) -> Iterator[tuple[str, World]]:
 
 
 def after(w: World, event: ClientEvent, **changes: object) -> World:
-    return replace(w, client=client_advance(w.client, event), **changes)  # type: ignore[arg-type]
+    return replace(w, client=client_advance(w.client, event), **changes)  # type: ignore[arg-type]  # fields by name
 
 
 def client_pays(w: World) -> Iterator[tuple[str, World]]:
@@ -137,7 +137,7 @@ def can_reach(start: World, goal: object) -> bool:
     seen, todo = set(), [start]
     while todo:
         world = todo.pop()
-        if goal(world):  # type: ignore[operator]
+        if goal(world):  # type: ignore[operator]  # a predicate
             return True
         if world not in seen:
             seen.add(world)
