@@ -98,7 +98,11 @@ class Topup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redeemed:
-    """What one payment that was not answered, or not used up, gave back."""
+    """What one payment that was not answered, or not used up, gave back.
+
+    Args:
+        credited: Base units, by this call or an earlier one: asking again moves nothing more.
+    """
 
     payment_hash: str
     credited: int

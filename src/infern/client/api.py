@@ -159,7 +159,7 @@ class F402Api(_Shared):
         """Move everything this journal still has at the seller to a prepaid key.
 
         Payments that were never answered, and what answered ones left over. A key is made when
-        there is none. Repeating is harmless: each payment gives back what it has left.
+        there is none. Repeating is harmless: the seller moves each remainder once.
 
         Raises:
             InfernError: As the seller says; what was not moved stays as it was.

@@ -1,0 +1,144 @@
+"""The client against a live provider over the embedded Fiber network: nothing is scripted."""
+
+import contextlib
+
+import httpx2
+import openai
+import pytest
+
+from infern.client.auth import F402Auth
+from infern.client.budget import Budget
+from infern.client.receipts import ReceiptStatus
+from infern.core.errors import BudgetExceeded, InfernError
+from infern.core.f402.client import ClientState
+from infern.core.units import Network
+from infern.sdk import AsyncInfern, Infern, open_wallet
+
+ASK = {
+    "model": "infern-tiny",
+    "messages": [{"role": "user", "content": "What is Infern?"}],
+    "max_tokens": 16,
+    "temperature": 0,
+}
+
+
+@pytest.fixture
+def wallet(live, tmp_path):
+    made = open_wallet(
+        fiber_rpc_url=live.world.rpc_urls["consumer"], network=Network.DEV, home=tmp_path
+    )
+    yield made
+    made.sync_node.close()
+    made.journal.close()
+
+
+@contextlib.asynccontextmanager
+async def client_of(live, wallet, **options):
+    client = AsyncInfern(base_url=live.base_url, wallet=wallet, strict_receipts=True, **options)
+    try:
+        yield client
+    finally:
+        await client.close()
+        await wallet.node.aclose()
+
+
+def states(wallet):
+    return [row.state for row in wallet.journal.attempts(limit=20)]
+
+
+def test_sync_infern_pays_per_request(live, wallet):
+    with Infern(base_url=live.base_url, wallet=wallet, strict_receipts=True) as client:
+        plain = client.chat.completions.create(**ASK)
+        assert client.f402.last_receipt.status is ReceiptStatus.VERIFIED
+        streamed = "".join(
+            chunk.choices[0].delta.content or ""
+            for chunk in client.chat.completions.create(**ASK, stream=True)
+            if chunk.choices
+        )
+        assert client.f402.last_receipt.status is ReceiptStatus.VERIFIED
+    assert plain.choices[0].message.content == streamed != ""
+    assert states(wallet) == [ClientState.DELIVERED] * 2
+
+
+def test_a_stock_sync_client_pays_by_f402_auth(live, wallet):
+    auth = F402Auth(wallet)
+    with httpx2.Client(auth=auth) as http:
+        client = openai.OpenAI(base_url=live.base_url, api_key="none", http_client=http)
+        assert client.chat.completions.create(**ASK).choices[0].message.content
+    assert auth.receipts.last.status is ReceiptStatus.VERIFIED
+    assert states(wallet) == [ClientState.DELIVERED]
+
+
+async def test_a_stock_async_client_pays_by_f402_auth(live, wallet):
+    auth = F402Auth(wallet)
+    async with httpx2.AsyncClient(auth=auth) as http:
+        client = openai.AsyncOpenAI(base_url=live.base_url, api_key="none", http_client=http)
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        assert "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
+    await wallet.node.aclose()
+    assert auth.receipts.last.status is ReceiptStatus.VERIFIED
+    assert states(wallet) == [ClientState.DELIVERED]
+
+
+async def test_a_prepaid_key_from_making_to_redeeming(live, wallet):
+    async with client_of(live, wallet) as client:
+        await client.chat.completions.create(**ASK)
+        paid = wallet.journal.attempts(limit=1)[0]
+        charged = client.f402.last_receipt.receipt.receipt.charged
+
+        made = await client.f402.create_key()
+        assert wallet.journal.keys(live.base_url.removesuffix("/v1"))[0].api_key == made.api_key
+        done = await client.f402.topup(50_000_000)
+        assert done.amount == (await client.f402.balance()).balance == 50_000_000
+
+        await client.chat.completions.create(**ASK)
+        assert client.f402.last_receipt.status is ReceiptStatus.VERIFIED
+        books = await client.f402.balance()
+        assert books.spent == client.f402.last_receipt.receipt.receipt.charged
+        assert books.held == 0
+        page = await client.f402.receipts(limit=5)
+        assert len(page["data"]) == 1
+
+        # What the first request left over comes to the key, once, however often it is asked for.
+        for _ in range(2):
+            assert [r.credited for r in await client.f402.redeem()] == [paid.amount - charged]
+        after = await client.f402.balance()
+        assert after.balance == books.balance + paid.amount - charged
+
+
+async def test_a_payment_never_presented_is_redeemed_as_credit(live, wallet):
+    async with client_of(live, wallet) as client:
+        await client.chat.completions.create(**ASK)
+        row = wallet.journal.attempts(limit=1)[0]
+        assert await client.f402.redeem()
+        # The same row as a crash between payment and proof would leave it.
+        wallet.journal._db.execute("UPDATE attempts SET state = 'unredeemed'")
+        redeemed = await client.f402.redeem()
+        assert [r.payment_hash for r in redeemed] == [row.payment_hash.hex()]
+        assert states(wallet) == [ClientState.REDEEMED_ELSEWHERE]
+
+
+async def test_top_ups_are_within_the_budget(live, wallet, tmp_path):
+    small = Budget(per_topup=20_000)
+    async with client_of(live, wallet) as client:
+        client.wallet = open_wallet(home=tmp_path / "other", budget=small, network=Network.DEV)
+        await client.f402.create_key()
+        with pytest.raises(BudgetExceeded):
+            await client.f402.topup(20_001)
+        client.wallet.journal.close()
+
+
+def test_without_a_key_account_calls_say_what_to_do(live, wallet):
+    client = Infern(base_url=live.base_url, wallet=wallet)
+    with pytest.raises(InfernError, match="create_key"):
+        client.f402.balance()
+    client.close()
+
+
+def test_sync_account(live, wallet):
+    with Infern(base_url=live.base_url, wallet=wallet, strict_receipts=True) as client:
+        client.f402.create_key()
+        assert client.f402.topup(10_000_000).amount == 10_000_000
+        assert client.chat.completions.create(**ASK).choices
+        assert 0 < client.f402.balance().balance < 10_000_000
+        assert client.f402.redeem() == []
