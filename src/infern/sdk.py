@@ -11,7 +11,6 @@ The payment journal lives in `INFERN_HOME`.
 import os
 import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,19 +20,16 @@ import httpx2
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.fiber_rpc_sync import FiberRpcSyncClient
 from infern.adapters.home import infern_home
-from infern.adapters.keyfile import read_private, write_private
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
 from infern.client import openai as clients
-from infern.client.auth import F402Auth
 from infern.client.budget import Budget
 from infern.client.wallet import Patience, Pinned, Wallet
 from infern.core.errors import ConfigError
 from infern.core.units import Network
-from infern.proxy.config import TOKEN_PREFIX
 
-__all__ = ["AsyncInfern", "F402Auth", "Infern", "open_wallet", "proxy_token"]
+__all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet"]
 
 RPC_URL_VARIABLE: Final = "INFERN_FIBER_RPC_URL"
 RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable's name
@@ -82,16 +78,14 @@ def open_wallet(
     )
 
 
-def proxy_token(path: Path) -> str:
-    """The paying proxy's token, made on first use in a file only its owner can read.
+def close_wallet(wallet: Wallet) -> None:
+    """Close what a wallet holds open in this process; payments on record stay there.
 
-    Raises:
-        ConfigError: The file is readable by others, or not a token's.
+    An async node that was used is closed first by `await wallet.node.aclose()`.
     """
-    with suppress(FileExistsError):
-        if not path.exists():
-            write_private(path, (TOKEN_PREFIX + secrets.token_urlsafe(32)).encode())
-    return read_private(path).decode("ascii", "replace").strip()
+    if isinstance(wallet.sync_node, FiberRpcSyncClient):
+        wallet.sync_node.close()
+    wallet.journal.close()
 
 
 def _network(name: Network | str) -> Network:
@@ -141,6 +135,13 @@ class Infern(clients.Infern):
             wallet=_with_budget(wallet, budget),
             **options,
         )
+        self._owns_wallet = wallet is None
+
+    def close(self) -> None:
+        """Close the connections, and the wallet when it was made here."""
+        super().close()
+        if self._owns_wallet:
+            close_wallet(self.wallet)
 
 
 class AsyncInfern(clients.AsyncInfern):
@@ -161,3 +162,13 @@ class AsyncInfern(clients.AsyncInfern):
             wallet=_with_budget(wallet, budget),
             **options,
         )
+        self._owns_wallet = wallet is None
+
+    async def close(self) -> None:
+        """Close the connections, and the wallet when it was made here."""
+        await super().close()
+        if not self._owns_wallet:
+            return
+        if isinstance(self.wallet.node, FiberRpcClient):
+            await self.wallet.node.aclose()
+        close_wallet(self.wallet)
