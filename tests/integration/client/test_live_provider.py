@@ -1,5 +1,6 @@
 """The client against a live provider over the embedded Fiber network: nothing is scripted."""
 
+import asyncio
 import contextlib
 
 import httpx2
@@ -8,10 +9,13 @@ import pytest
 
 from infern.client.auth import F402Auth
 from infern.client.budget import Budget
+from infern.client.journal import AttemptKind
 from infern.client.receipts import ReceiptStatus
 from infern.core.errors import BudgetExceeded, InfernError
 from infern.core.f402.client import ClientState
 from infern.core.units import Network
+from infern.proxy.app import ProxyApp
+from infern.proxy.config import Prepaid, ProxyConfig
 from infern.sdk import AsyncInfern, Infern, open_wallet
 
 ASK = {
@@ -142,3 +146,25 @@ def test_sync_account(live, wallet):
         assert client.chat.completions.create(**ASK).choices
         assert 0 < client.f402.balance().balance < 10_000_000
         assert client.f402.redeem() == []
+
+
+async def test_the_proxy_keeps_a_prepaid_key_topped_up(live, wallet):
+    token = "inf_proxy_" + "t" * 32
+    prepaid = Prepaid(threshold=1_000_000, amount=2_000_000)
+    config = ProxyConfig(base_url=live.base_url, token=token, prepaid=prepaid)
+    transport = httpx2.ASGITransport(app=ProxyApp(config, wallet))
+    async with httpx2.AsyncClient(transport=transport) as http:
+        client = openai.AsyncOpenAI(
+            base_url="http://127.0.0.1:8402/v1", api_key=token, http_client=http
+        )
+        answers = [await client.chat.completions.create(**ASK) for _ in range(2)]
+        answers += await asyncio.gather(*(client.chat.completions.create(**ASK) for _ in range(3)))
+        status = (
+            await http.get("http://127.0.0.1:8402/", headers={"authorization": f"Bearer {token}"})
+        ).json()
+    await wallet.node.aclose()
+    assert all(answer.choices[0].message.content for answer in answers)
+    rows = wallet.journal.attempts(limit=20)
+    assert {row.kind for row in rows} == {AttemptKind.TOPUP}
+    assert len(rows) == 1
+    assert 0 < int(status["balance"]) < 2_000_000
