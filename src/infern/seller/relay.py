@@ -1,8 +1,8 @@
 """Forwarding, metering and delivering one held request, plain or streamed.
 
-What was delivered is what the client's socket took. Nothing delivered, nothing charged; a stream
-that breaks off is charged for what went out, never above the hold. The receipt of a stream rides
-in an SSE comment, because clients ignore comments and stumble over unknown events.
+What was delivered is what was written to the client's socket. Nothing delivered, nothing charged;
+a stream that breaks off is charged for what went out, never above the hold. The receipt of a
+stream rides in an SSE comment, because clients ignore comments and stumble over unknown events.
 """
 
 import logging
@@ -171,6 +171,8 @@ class Relay:
             ) from error
         if read_fault(answer) is not None:
             raise UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
+        if counted.is_empty:
+            raise UpstreamUnavailable("The model server's answer is empty. Nothing was charged.")
         usage = charge_usage(read_usage(answer), counted, self._order.bound)
         answer["f402"] = self._settlement.summary(usage)
         delivered = dumps(answer)

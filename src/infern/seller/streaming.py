@@ -5,7 +5,7 @@ a comment just before `[DONE]`, and its response root covers every byte before t
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from infern.core.errors import (
@@ -26,11 +26,13 @@ from infern.seller.settlement import Sale, Settled, Settlement
 
 KEEPALIVE: Final = b": keepalive\n\n"
 DONE: Final = b"data: [DONE]\n\n"
+BATCH_BYTES: Final = 16 * 1024
+"""Bytes handed to the client's connection at once, and so the most it can be charged for unread."""
 _log = logging.getLogger(__name__)
 
 
 class StreamDelivery:
-    """One stream to one client. Metering follows what the client's socket took."""
+    """One stream to one client. Metering follows what was written to the client's socket."""
 
     def __init__(
         self,
@@ -79,11 +81,12 @@ class StreamDelivery:
             ClientGone: The client does not take bytes any more.
         """
         events = self._meter.feed(data) if data else self._meter.finish()
-        passed_on = [event for event in events if self._is_passed_on(event)]
-        if passed_on:
-            await self._write(b"".join(event.raw for event in passed_on))
-            for event in passed_on:
+        for batch in _batches([event for event in events if self._is_passed_on(event)]):
+            # Counted when it is handed over: a client that read it could otherwise leave before
+            # the write returns, and have it for nothing. So batches are small.
+            for event in batch:
                 self._meter.mark_sent(event)
+            await self._write(b"".join(event.raw for event in batch))
         if self._meter.fault is not None:
             _log.warning("the model server failed in mid-answer: %s", self._meter.fault.message)
             raise StreamInterrupted("The model server failed in mid-answer.")
@@ -101,12 +104,20 @@ class StreamDelivery:
         return not self._meter.is_hidden(event) and event.kind is not EventKind.DONE
 
     async def _write(self, data: bytes) -> None:
-        await self._responder.chunk(data)
         self._root.update(data)
+        await self._responder.chunk(data)
 
     async def finish(self) -> None:
-        """Charge a complete answer, send its receipt and end the stream."""
-        usage = charge_usage(self._meter.usage, self._meter.counted(), self._order.bound)
+        """Charge a complete answer, send its receipt and end the stream.
+
+        Raises:
+            StreamInterrupted: There was nothing in it; the same key or proof may try again.
+            ClientGone: The client does not take bytes any more.
+        """
+        counted = self._meter.counted()
+        if counted.is_empty:
+            raise StreamInterrupted("The model server's answer is empty.")
+        usage = charge_usage(self._meter.usage, counted, self._order.bound)
         last = self._usage_chunk(usage)
         if last:
             await self._write(last)
@@ -149,6 +160,20 @@ class StreamDelivery:
                 _as_it_ended(failure, is_charged=counted.is_delivered), self._sale.request_id
             )
             await self._responder.end(_comment(settled) + event)
+
+
+def _batches(events: list[SseEvent]) -> Iterator[list[SseEvent]]:
+    """Events in groups of `BATCH_BYTES`, or one that is larger."""
+    batch: list[SseEvent] = []
+    size = 0
+    for event in events:
+        if batch and size + len(event.raw) > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += len(event.raw)
+    if batch:
+        yield batch
 
 
 def _as_it_ended(failure: InfernError, *, is_charged: bool) -> InfernError:
