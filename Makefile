@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NODE_STAMP := tests/clients/node/node_modules/.installed
 
-.PHONY: help setup demo test check lint slow bench test-real format lock clean
+.PHONY: help setup demo test lint slow bench test-real format lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

@@ -165,6 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
             tabs=tuple(self.rows.values()),
             holds=tuple(self.opened.values()),
             received=dict(self.received),
+            captured=dict(self.charged),
             transferred=dict(self.transferred),
             sent=dict(self.sent),
         )

@@ -24,7 +24,7 @@ from infern.core.errors import (
     RemoteProtocolError,
     Retry,
 )
-from infern.core.f402.checks import Expectation, check_offer
+from infern.core.f402.checks import Ceilings, Expectation, check_offer, own_ceilings
 from infern.core.f402.client import ClientEvent, ClientState, advance
 from infern.core.f402.credential import proof_header
 from infern.core.f402.digest import request_digest
@@ -60,12 +60,14 @@ class Order:
         url: Absolute URL.
         digest: Of exactly the bytes that are sent.
         can_pay: False when there is no Fiber node to pay with; old proofs are used all the same.
+        ceilings: What the request can use at most, as far as its own bytes tell.
     """
 
     origin: str
     url: str
     digest: RequestDigest
     can_pay: bool
+    ceilings: Ceilings | None = None
 
     @classmethod
     def of(cls, *, method: str, origin: str, target: str, body: bytes, can_pay: bool) -> "Order":
@@ -75,6 +77,7 @@ class Order:
             url=origin + target,
             digest=request_digest(method, target, body),
             can_pay=can_pay,
+            ceilings=own_ceilings(target, body) if can_pay else None,
         )
 
 
@@ -162,6 +165,7 @@ class Exchange:
             now_s=now_ms // 1000,
             pay_to=known.pay_to,
             price=known.price,
+            ceilings=self._order.ceilings,
         )
         check_offer(offer, expected, self._wallet.verifier)
         return self._intent(offer, now_ms)

@@ -109,7 +109,7 @@ CODES: Final[Mapping[str, CodeSpec]] = {
     "method_not_allowed": _spec(405, _N, _U, "the path does not take this method"),
     "request_timeout": _spec(408, _S, _U, "the request body did not arrive in time"),
     "already_delivered": _spec(409, _N, _M, "this payment was already answered"),
-    "request_in_progress": _spec(409, _S, _M, "this payment is being answered right now"),
+    "request_in_progress": _spec(409, _S, _X, "this payment is being answered right now"),
     "idempotency_conflict": _spec(409, _N, _U, "the same key with another request"),
     "request_too_large": _spec(413, _N, _U, "the body is over the limit"),
     "unsupported_encoding": _spec(415, _N, _U, "bodies must be sent without Content-Encoding"),

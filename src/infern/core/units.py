@@ -16,7 +16,7 @@ CKB_DECIMALS: Final = 8
 MAX_AMOUNT: Final = 2**128 - 1
 """The widest amount any Infern message can carry (u128)."""
 MAX_LEDGER_AMOUNT: Final = 2**63 - 1
-"""The widest amount a ledger column holds; above all CKB there will ever be (about 2^62)."""
+"""The widest amount a ledger column holds; above all CKB issued so far (about 2^62)."""
 MAX_AMOUNT_DIGITS: Final = 39
 _UDT = re.compile(r"udt:0x(?!0{64})[0-9a-f]{64}")
 _TYPED_NUMBER = re.compile(r"([0-9]{1,39})(?:\.([0-9]{1,39}))?")

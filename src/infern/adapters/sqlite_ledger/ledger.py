@@ -142,18 +142,20 @@ class SqliteLedger:
 
 
 def _books(db: sqlite3.Connection) -> Books:
-    received: dict[Asset, int] = {}
-    for asset, amount in db.execute(
-        "SELECT t.asset, sum(d.amount) FROM deposits d JOIN tabs t USING (tab_id) GROUP BY t.asset"
-    ):
-        received[Asset.parse(asset)] = amount
-    transferred: dict[Asset, int] = {}
-    for asset, amount in db.execute("SELECT asset, sum(amount) FROM transfers GROUP BY asset"):
-        transferred[Asset.parse(asset)] = amount
     return Books(
         tabs=tuple(rows.all_tabs(db)),
         holds=tuple(rows.open_holds(db)),
-        received=received,
-        transferred=transferred,
+        received=_sums(db, "SELECT asset, sum(amount) FROM deposits JOIN tabs USING (tab_id)"),
+        captured=_sums(
+            db,
+            "SELECT asset, sum(charged) FROM holds JOIN tabs USING (tab_id)"
+            " WHERE state = 'captured'",
+        ),
+        transferred=_sums(db, "SELECT asset, sum(amount) FROM transfers"),
         sent={},
     )
+
+
+def _sums(db: sqlite3.Connection, select: str) -> dict[Asset, int]:
+    rows_by_asset = db.execute(select + " GROUP BY asset")
+    return {Asset.parse(asset): amount for asset, amount in rows_by_asset}

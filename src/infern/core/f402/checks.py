@@ -11,20 +11,71 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from infern.core.crypto import SignatureVerifier
-from infern.core.errors import PaymentError
-from infern.core.f402.challenge import Mode
+from infern.core.errors import ConfigError, PaymentError, RemoteProtocolError
+from infern.core.f402.challenge import Mode, Terms
 from infern.core.f402.digest import invoice_description
 from infern.core.f402.offer import Offer
 from infern.core.fiber.invoice import HashAlgorithm, Invoice, decode_invoice, payee_of
 from infern.core.ids import Pubkey, RequestDigest
 from infern.core.market.price import Price
 from infern.core.units import Asset, Network, format_amount
+from infern.core.wire.endpoints import Endpoint, parse_request
 
 MAX_INVOICE_LIFE_S: Final = 600
 """A request invoice that lives longer than this is not one."""
 CLOCK_SKEW_S: Final = 60
+MIN_REDEEM_S: Final = 600
+"""A payment must be usable for this long after the last moment it can be made."""
+MAX_FINAL_DELTA_MS: Final = 12_600_000
+"""The last TLC of an ordinary payment needs 160 minutes; a payee that asks for much more could lock
+the payer's money for days."""
 _STANDARD_PORTS: Final = {"https": ":443", "http": ":80"}
 LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """The most tokens the client itself says its request can use.
+
+    Args:
+        prompt_tokens_max: With room for a template of any model.
+        completion_tokens_max: Per choice, as asked; None when the request names no limit.
+        n: Choices of the whole answer.
+    """
+
+    prompt_tokens_max: int
+    completion_tokens_max: int | None
+    n: int
+
+
+TEMPLATE_ROOM_TOKENS: Final = 4_096
+"""What a model's template may add to a prompt before a quote for it looks inflated."""
+FRAME_ROOM_TOKENS: Final = 64
+"""What it may add for each message, and for each member of a dumped tool or schema."""
+
+
+def own_ceilings(target: str, body: bytes) -> Ceilings | None:
+    """What a request can use at most, read by the client that sends it.
+
+    None when the client cannot know: another path, a body it does not understand, or images and
+    audio, whose size in tokens is the listing's.
+    """
+    endpoint = Endpoint.from_path(target.partition("?")[0])
+    if endpoint is None:
+        return None
+    try:
+        request = parse_request(endpoint, body)
+    except RemoteProtocolError:
+        return None
+    if any(size.images or size.audios for size in request.prompts):
+        return None
+    frames = sum(size.messages + size.entries for size in request.prompts)
+    room = TEMPLATE_ROOM_TOKENS * len(request.prompts) + FRAME_ROOM_TOKENS * frames
+    return Ceilings(
+        prompt_tokens_max=request.prompt_bytes_bound + room,
+        completion_tokens_max=request.completion_tokens_asked,
+        n=max(request.choices, 1),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +91,7 @@ class Expectation:
         now_s: Unix seconds.
         pay_to: The payee pinned beforehand (listing cell, router's key); None trusts the origin.
         price: The price known beforehand; None trusts the quote within `max_amount`.
+        ceilings: What the request can use at most; None trusts the quote within `max_amount`.
     """
 
     digest: RequestDigest
@@ -50,11 +102,19 @@ class Expectation:
     now_s: int
     pay_to: Pubkey | None = None
     price: Price | None = None
+    ceilings: Ceilings | None = None
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of a URL, as requests are bound to; never a password."""
-    parts = urlsplit(url)
+    """Scheme, host and port of a URL, as requests are bound to; never a password.
+
+    Raises:
+        ConfigError: It is not a URL.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"{url[:200]!r} is not a URL") from error
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
 
 
@@ -117,6 +177,11 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
             "the amount is not what the quote adds up to",
         ),
         (
+            "ceilings",
+            lambda: e.ceilings is None or (terms is not None and _within(terms, e.ceilings)),
+            "the quote is for more tokens than the request can use",
+        ),
+        (
             "price",
             lambda: e.price is None or (terms is not None and _price_within(terms.price, e.price)),
             "the quote is above the price known for this seller",
@@ -125,9 +190,9 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
             "expiry",
             lambda: (
                 e.now_s - CLOCK_SKEW_S <= c.expires_at_s <= e.now_s + MAX_INVOICE_LIFE_S
-                and c.redeem_until_s >= c.expires_at_s
+                and c.redeem_until_s >= c.expires_at_s + MIN_REDEEM_S
             ),
-            "the offer has expired or lives too long",
+            "the offer has expired, lives too long or leaves no time to use the payment",
         ),
         (
             "payee",
@@ -135,6 +200,15 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
             "the offer pays somebody else than the seller's known Fiber node",
         ),
     ]
+
+
+def _within(terms: Terms, own: Ceilings) -> bool:
+    asked = own.completion_tokens_max
+    return (
+        terms.prompt_tokens_max <= own.prompt_tokens_max
+        and (asked is None or terms.completion_tokens_max <= asked)
+        and terms.n <= own.n
+    )
 
 
 def _price_within(quoted: Price, known: Price) -> bool:
@@ -180,6 +254,11 @@ def _invoice_checks(
                 and invoice.timestamp_ms <= (e.now_s + CLOCK_SKEW_S) * 1000
             ),
             "the invoice has expired, lives too long or is from the future",
+        ),
+        (
+            "lock time",
+            lambda: (invoice.final_expiry_delta_ms or 0) <= MAX_FINAL_DELTA_MS,
+            "the invoice could lock the payment for longer than an ordinary one",
         ),
     ]
 

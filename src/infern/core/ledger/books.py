@@ -24,6 +24,7 @@ class Totals:
         transferred: Moved from tab to tab; part of both `deposited` and `refunded`.
         received: What Fiber payments brought in from outside.
         sent: What was paid out to the outside.
+        captured: What the captured holds charged.
     """
 
     deposited: int
@@ -34,6 +35,7 @@ class Totals:
     transferred: int
     received: int
     sent: int
+    captured: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Books:
         tabs: Every tab.
         holds: Every open hold (ended ones may be left out).
         received: Base units credited from outside, by asset.
+        captured: Base units charged by captured holds, by asset.
         transferred: Base units moved between tabs, by asset.
         sent: Base units paid out, by asset.
     """
@@ -51,6 +54,7 @@ class Books:
     tabs: tuple[Tab, ...]
     holds: tuple[Hold, ...]
     received: dict[Asset, int]
+    captured: dict[Asset, int]
     transferred: dict[Asset, int]
     sent: dict[Asset, int]
 
@@ -60,7 +64,7 @@ def totals(books: Books) -> dict[Asset, Totals]:
     by_asset: dict[Asset, list[Tab]] = defaultdict(list)
     for tab in books.tabs:
         by_asset[tab.asset].append(tab)
-    for asset in (*books.received, *books.transferred, *books.sent):
+    for asset in (*books.received, *books.captured, *books.transferred, *books.sent):
         by_asset[asset] += []
     return {
         asset: Totals(
@@ -72,6 +76,7 @@ def totals(books: Books) -> dict[Asset, Totals]:
             transferred=books.transferred.get(asset, 0),
             received=books.received.get(asset, 0),
             sent=books.sent.get(asset, 0),
+            captured=books.captured.get(asset, 0),
         )
         for asset, tabs in by_asset.items()
     }
@@ -93,6 +98,8 @@ def violations(books: Books) -> list[str]:
             found.append(f"{asset}: deposited is not balance + held + spent + refunded")
         if t.deposited != t.received + t.transferred:
             found.append(f"{asset}: tabs were credited with something that never came in")
+        if t.spent != t.captured:
+            found.append(f"{asset}: spent is not what the captured holds charged")
         if t.refunded != t.sent + t.transferred:
             found.append(f"{asset}: tabs were debited for something that never went out")
     return found

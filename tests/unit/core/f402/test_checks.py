@@ -8,15 +8,23 @@ from pathlib import Path
 import pytest
 
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
-from infern.core.errors import InfernError, Money, PaymentError
+from infern.core.errors import ConfigError, InfernError, Money, PaymentError
 from infern.core.f402 import checks
 from infern.core.f402.challenge import Challenge, Mode
-from infern.core.f402.checks import Expectation, check_offer, origin_of, realm_of
+from infern.core.f402.checks import (
+    Ceilings,
+    Expectation,
+    check_offer,
+    origin_of,
+    own_ceilings,
+    realm_of,
+)
 from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import Offer, parse_offer
 from infern.core.fiber.invoice import (
     Description,
     ExpiryTime,
+    FinalExpiryDelta,
     HashAlgorithm,
     Invoice,
     PayeePubkey,
@@ -50,6 +58,11 @@ EXPECTED = expectation(NODE.pubkey)
 HONEST = honest_challenge(NODE.pubkey)
 OTHER_DIGEST = request_digest("POST", "/v1/completions", b"{}")
 UDT_ASSET = Asset(UDT.hash())
+IMAGE_BODY = (
+    b'{"model":"m","messages":[{"role":"user","content":[{"type":"image_url",'
+    b'"image_url":{"url":"https://x.example/a.png"}}]}]}'
+)
+OWN = Ceilings(prompt_tokens_max=724, completion_tokens_max=64, n=1)
 
 ChangeChallenge = Callable[[Challenge], Challenge]
 ChangeInvoice = Callable[[Invoice], Invoice]
@@ -95,6 +108,16 @@ CLAIMS: list[tuple[str, ChangeChallenge, ChangeExpectation]] = [
     # Expired by the token alone: the invoice still runs.
     ("expiry", lambda c: replace(c, issued_at_s=NOW_S - 120, expires_at_s=NOW_S - 61), lambda e: e),
     ("expiry", lambda c: replace(c, expires_at_s=NOW_S + 601), lambda e: e),
+    # Paid in the last second, it could not be used any more.
+    ("expiry", lambda c: replace(c, redeem_until_s=c.expires_at_s + 599), lambda e: e),
+    # A relay asks for the ceiling of a longer answer, prompt or list than was ordered.
+    (
+        "ceilings",
+        lambda c: c,
+        lambda e: replace(e, ceilings=replace(OWN, completion_tokens_max=63)),
+    ),
+    ("ceilings", lambda c: c, lambda e: replace(e, ceilings=replace(OWN, prompt_tokens_max=723))),
+    ("ceilings", lambda c: c, lambda e: replace(e, ceilings=replace(OWN, n=0))),
     (
         "amount",
         lambda c: replace(
@@ -162,6 +185,7 @@ INVOICES: list[tuple[str, ChangeInvoice]] = [
         "description",
         lambda i: with_attribute(i, Description(text="f402:1:" + DIGEST.hex().upper())),
     ),
+    ("lock time", lambda i: with_attribute(i, FinalExpiryDelta(delta_ms=12_600_001))),
     ("invoice expiry", lambda i: without_attribute(i, ExpiryTime)),
     ("invoice expiry", lambda i: with_attribute(i, ExpiryTime(expiry_s=601))),
     ("invoice expiry", lambda i: with_attribute(i, ExpiryTime(expiry_s=2**64 - 1))),
@@ -327,3 +351,41 @@ def test_offer_vectors(case: dict[str, dict[str, str]]) -> None:
 def _read_and_check(body: str, expected: Expectation) -> bool:
     offer = parse_offer(body.encode(), expected.origin + "/v1/chat/completions")
     return offer is not None and check_offer(offer, expected, VERIFIER) is not None
+
+
+def test_what_a_request_can_use_is_read_from_its_own_bytes() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"max_tokens":64,"n":2}'
+    own = own_ceilings("/v1/chat/completions?x=1", body)
+    assert own is not None
+    assert (own.completion_tokens_max, own.n) == (64, 2)
+    # Two bytes of text, and room for any model's template around one message.
+    assert 2 <= own.prompt_tokens_max <= 2 + 16 + 4_096 + 64
+
+
+def test_without_a_limit_of_its_own_a_request_trusts_the_quote_for_the_answer() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+    own = own_ceilings("/v1/chat/completions", body)
+    assert own is not None
+    assert own.completion_tokens_max is None
+    offer = honest_offer(NODE)
+    assert check_offer(offer, replace(EXPECTED, ceilings=own), VERIFIER)
+
+
+@pytest.mark.parametrize(
+    ("target", "body"),
+    [
+        ("/v1/images", b"{}"),
+        ("/v1/chat/completions", b"not json"),
+        (
+            "/v1/chat/completions",
+            IMAGE_BODY,
+        ),
+    ],
+)
+def test_what_a_client_cannot_know_it_does_not_check(target: str, body: bytes) -> None:
+    assert own_ceilings(target, body) is None
+
+
+def test_a_text_that_is_no_url_is_our_own_mistake() -> None:
+    with pytest.raises(ConfigError):
+        origin_of("http://[::1")

@@ -37,6 +37,7 @@ SOUND = Books(
     tabs=(KEY, REQUEST, TOKEN),
     holds=(HOLD, SECOND),
     received={CKB: 145, USD: 7},
+    captured={CKB: 65},
     transferred={CKB: 5},
     sent={CKB: 10},
 )
@@ -47,7 +48,7 @@ def test_a_sound_ledger() -> None:
 
 
 def test_an_empty_ledger() -> None:
-    nothing = Books(tabs=(), holds=(), received={}, transferred={}, sent={})
+    nothing = Books(tabs=(), holds=(), received={}, captured={}, transferred={}, sent={})
     assert totals(nothing) == {}
     assert violations(nothing) == []
 
@@ -63,6 +64,7 @@ def test_totals_by_asset() -> None:
             transferred=5,
             received=145,
             sent=10,
+            captured=65,
         ),
         USD: Totals(
             deposited=7,
@@ -73,6 +75,7 @@ def test_totals_by_asset() -> None:
             transferred=0,
             received=7,
             sent=0,
+            captured=0,
         ),
     }
 
@@ -119,6 +122,11 @@ def test_ended_holds_may_be_left_in() -> None:
             ],
         ),
         (
+            # An overcharge: more was spent than any hold charged.
+            replace(SOUND, captured={CKB: 64}),
+            [f"{CKB}: spent is not what the captured holds charged"],
+        ),
+        (
             # A transfer between assets cannot balance in either.
             replace(SOUND, transferred={CKB: 5, USD: 2}),
             [
@@ -128,7 +136,7 @@ def test_ended_holds_may_be_left_in() -> None:
         ),
         (
             # Money of an asset no tab counts came in and was forgotten.
-            Books(tabs=(), holds=(), received={USD: 3}, transferred={}, sent={}),
+            Books(tabs=(), holds=(), received={USD: 3}, captured={}, transferred={}, sent={}),
             [f"{USD}: tabs were credited with something that never came in"],
         ),
     ],
@@ -147,5 +155,5 @@ class _LyingTab(Tab):
 
 def test_a_balance_that_is_not_the_columns_difference_is_found() -> None:
     liar = _LyingTab(tab_id=TabId("liar"), kind=TabKind.KEY, asset=USD)
-    books = Books(tabs=(liar,), holds=(), received={}, transferred={}, sent={})
+    books = Books(tabs=(liar,), holds=(), received={}, captured={}, transferred={}, sent={})
     assert violations(books) == [f"{USD}: deposited is not balance + held + spent + refunded"]
