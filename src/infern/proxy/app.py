@@ -121,9 +121,13 @@ class ProxyApp:
             if message["type"] == "lifespan.startup":
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
-                await self._client.close()
+                await self.aclose()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
+
+    async def aclose(self) -> None:
+        """Close the connections to the seller; the wallet is its owner's to close."""
+        await self._client.close()
 
     def _admit(self, request: Request) -> None:
         """Refuse who must not use the wallet, before anything else is looked at.

@@ -152,7 +152,8 @@ async def test_the_proxy_keeps_a_prepaid_key_topped_up(live, wallet):
     token = "inf_proxy_" + "t" * 32
     prepaid = Prepaid(threshold=1_000_000, amount=2_000_000)
     config = ProxyConfig(base_url=live.base_url, token=token, prepaid=prepaid)
-    transport = httpx2.ASGITransport(app=ProxyApp(config, wallet))
+    app = ProxyApp(config, wallet)
+    transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport) as http:
         client = openai.AsyncOpenAI(
             base_url="http://127.0.0.1:8402/v1", api_key=token, http_client=http
@@ -162,6 +163,7 @@ async def test_the_proxy_keeps_a_prepaid_key_topped_up(live, wallet):
         status = (
             await http.get("http://127.0.0.1:8402/", headers={"authorization": f"Bearer {token}"})
         ).json()
+    await app.aclose()
     await wallet.node.aclose()
     assert all(answer.choices[0].message.content for answer in answers)
     rows = wallet.journal.attempts(limit=20)
