@@ -13,7 +13,7 @@ from infern.core.errors import ConfigError
 from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
-from infern.core.wire.endpoints import Endpoint
+from infern.core.wire.endpoints import MAX_MODEL_CHARS, Endpoint
 from infern.core.wire.rewrite import Dialect, TokenLimit
 from infern.core.wire.strict_json import dumps
 from infern.seller.config import SellerLimits
@@ -153,8 +153,10 @@ def _model(table: Table) -> ModelConfig:
         "[[models]]",
     )
     name = _get(table, "name", str, "")
-    if not name:
-        raise ConfigError("every [[models]] needs a name")
+    if not 0 < len(name) <= MAX_MODEL_CHARS or not name.isprintable():
+        raise ConfigError(
+            f"every [[models]] needs a name of 1 to {MAX_MODEL_CHARS} printable characters"
+        )
     if not {"input_per_mtok", "output_per_mtok"} <= table.keys():
         raise ConfigError(
             f"model {name} needs input_per_mtok and output_per_mtok, in shannon per million tokens"
@@ -214,6 +216,7 @@ def _listen(text: str) -> tuple[str, int]:
 def _public_url(text: str) -> str:
     parts = urlsplit(text)
     plain = parts.path in ("", "/") and not parts.query and not parts.fragment
+    plain = plain and "@" not in parts.netloc
     if parts.scheme not in ("http", "https") or not parts.netloc or not plain:
         raise ConfigError(f"public_url is scheme and host, like https://me.example, not {text!r}")
     return f"{parts.scheme}://{parts.netloc}"
