@@ -56,7 +56,7 @@ class Consumer:
         """
         if not self.base_url:
             raise ConfigError(
-                "which seller? Name one with --base-url https://…/v1, INFERN_CONSUMER_BASE_URL, "
+                "which seller? Name one with --base-url https://…/v1, INFERN_BASE_URL, "
                 f"or base_url under [consumer] in {infern_home() / 'consumer.toml'}"
             )
         return self.base_url
@@ -100,7 +100,7 @@ class Consumer:
 
 def load_consumer(flags: dict[str, Any]) -> Consumer:
     """Read the set-up; `flags` come from `consumer_options`."""
-    settings = Settings(KINDS)
+    settings = Settings(KINDS, unnamed="consumer")
     settings.add_file(infern_home() / "consumer.toml", required=False)
     settings.add_environment()
     settings.set_flags("consumer", {k: flags.get(k) for k in ("base_url", "api_key", "network")})
@@ -108,7 +108,7 @@ def load_consumer(flags: dict[str, Any]) -> Consumer:
     document = settings.document
     consumer, fiber = document.get("consumer", {}), document.get("fiber", {})
     try:
-        network = Network(consumer.get("network", "dev"))
+        network = Network(consumer.get("network", Network.TESTNET.value))
         budget = Budget(**document.get("budget", {}))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the consumer's configuration cannot be used: {error}") from error

@@ -1,6 +1,7 @@
 """One configuration from three places: a TOML file, `INFERN_*` variables, flags; the last wins.
 
-A variable is named after section and member: `INFERN_FIBER_RPC_URL` is `rpc_url` in `[fiber]`.
+A variable is named after section and member: `INFERN_FIBER_RPC_URL` is `rpc_url` in `[fiber]`. The
+consumer's own section is left out of its names, as the SDK has them: `INFERN_BASE_URL`.
 `--print-config` shows every value with the place it came from, secrets masked.
 """
 
@@ -22,10 +23,12 @@ class Settings:
 
     Args:
         kinds: Members that variables may set, by section: int, bool or str.
+        unnamed: A section that is left out of its variables' names.
     """
 
-    def __init__(self, kinds: Mapping[str, Mapping[str, type]]) -> None:
+    def __init__(self, kinds: Mapping[str, Mapping[str, type]], *, unnamed: str = "") -> None:
         self._kinds = kinds
+        self._unnamed = unnamed
         self.document: Document = {}
         self._sources: dict[tuple[str, str], str] = {}
 
@@ -61,7 +64,8 @@ class Settings:
         """
         for section, members in self._kinds.items():
             for member, kind in members.items():
-                name = f"INFERN_{section}_{member}".upper()
+                prefix = "INFERN" if section == self._unnamed else f"INFERN_{section}"
+                name = f"{prefix}_{member}".upper()
                 if name in environment:
                     self.set(section, member, _parse(name, environment[name], kind), name)
 

@@ -25,6 +25,8 @@ R = TypeVar("R")
 MAX_API_BYTES: Final = 1024 * 1024
 API_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
 MAX_REDEEMED: Final = 100
+CREDIT_S: Final = 30 * 24 * 3600
+"""How long after redeem-until a seller still turns a payment into credit."""
 
 
 class _Shared:
@@ -89,7 +91,7 @@ class _Shared:
             for row in self._wallet.journal.attempts(limit=MAX_REDEEMED * 10)
             if row.origin == origin
             and row.kind is AttemptKind.REQUEST
-            and row.redeem_until_s > now_s
+            and row.redeem_until_s + CREDIT_S > now_s
             and (row.is_at_stake or row.state is ClientState.DELIVERED)
             and row.state is not ClientState.PAYING
         ]
