@@ -79,6 +79,7 @@ class SellerWorld:
     public_url: str = "http://seller.test"
     require_preimage: bool = False
     fiber: Any = None
+    pay_to: Any = None
     agent: CoincurveSigner = field(default_factory=lambda: CoincurveSigner(b"\x22" * 32))
     node: CoincurveSigner = field(default_factory=lambda: CoincurveSigner(b"\x11" * 32))
     wrap: Callable[[Ledger], Any] = lambda ledger: ledger
@@ -102,7 +103,7 @@ class SellerWorld:
             SellerConfig(
                 public_url=self.public_url,
                 network=Network.DEV,
-                pay_to=self.node.pubkey,
+                pay_to=self.pay_to or self.node.pubkey,
                 agent=self.agent.pubkey,
                 secrets=SECRETS,
                 limits=self.limits,
