@@ -121,6 +121,14 @@ def test_brackets_in_text_are_not_depth() -> None:
     assert loads_object(body) == {"a": text, text: [text]}
 
 
+@pytest.mark.parametrize("backslashes", range(5))
+def test_backslashes_before_a_quote_are_read_in_pairs(backslashes: int) -> None:
+    value = {"a": "x" + "\\" * backslashes, "b": "[" * 100, "c": '"' + "]" * 100, "d": "\\" * 3}
+    body = json.dumps(value).encode()
+    assert loads_object(body) == value
+    assert "deeper" in refusal(body[:-1] + b',"e":' + b"[" * 100 + b"]" * 100 + b"}").message
+
+
 def test_many_objects_side_by_side_are_not_depth() -> None:
     body = json.dumps({"a": [{"b": [1]}] * 1000}).encode()
     assert loads_object(body) == json.loads(body)
