@@ -21,7 +21,13 @@ from infern.core.errors import (
 )
 from infern.core.f402.offer import PAYMENT_RESPONSE_HEADER, settlement_header
 from infern.core.f402.receipt import Finish, response_root
-from infern.core.wire.chunks import MalformedChunk, UpstreamFault, count_answer, read_fault
+from infern.core.wire.chunks import (
+    MalformedChunk,
+    UpstreamFault,
+    count_answer,
+    read_answer,
+    read_fault,
+)
 from infern.core.wire.strict_json import JsonObject, dumps, loads_object
 from infern.core.wire.usage import charge_usage, read_usage
 from infern.ports import Clock, UpstreamReply
@@ -163,7 +169,7 @@ class Relay:
         finally:
             await reply.aclose()
         try:
-            answer = loads_object(body)
+            answer = read_answer(body)
             counted = count_answer(self._order.request, answer)
         except (RemoteProtocolError, MalformedChunk) as error:
             raise UpstreamUnavailable(
