@@ -178,7 +178,7 @@ class Ledger(Protocol):
         """One top-up."""
         ...
 
-    async def open_topups(self, *, limit: int) -> list[Topup]:
+    async def open_topups(self, *, limit: int, skip: int = 0) -> list[Topup]:
         """Top-ups whose outcome is not known yet, oldest first."""
         ...
 

@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 
 from infern.adapters.fiber_rpc import FiberRpcClient
+from infern.adapters.http_protocol import BoundedHttpProtocol
 from infern.adapters.keyfile import load_or_make_key, load_or_make_seller_secrets
 from infern.adapters.model_http import HttpModelServer
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
@@ -158,7 +159,7 @@ def asgi_server(
             app,
             host=host,
             port=port,
-            http="httptools",
+            http=BoundedHttpProtocol,
             lifespan="on",
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACEFUL_S,

@@ -29,7 +29,7 @@ from infern.core.ids import (
     parse_payment_hash,
     parse_preimage,
 )
-from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup
+from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup, TopupState
 from infern.core.ledger.tab import Tab
 from infern.core.units import CKB, parse_amount
 from infern.core.wire.endpoints import Endpoint
@@ -220,6 +220,8 @@ class Accounts:
         topup = await self._parts.ledger.topup(payment_hash)
         if topup is None or topup.tab_id != key.tab_id:
             raise ProtocolError("this key has no such top-up", code="not_found")
+        if topup.state is TopupState.OPEN and await self._parts.topups.look(topup):
+            topup = await self._parts.ledger.topup(payment_hash) or topup
         return JSONResponse(self._topup_json(topup, key), headers=NO_STORE)
 
     async def balance(self, request: Request) -> Response:

@@ -87,6 +87,9 @@ class SellerApp:
     def __init__(self, parts: SellerParts) -> None:
         self._parts = parts
         self._pipeline = Pipeline(parts)
+        self._looking = anyio.Lock()
+        self._looks = 0
+        self._is_ready = False
         self._rest = Starlette(
             routes=[
                 *Accounts(parts).routes(),
@@ -96,6 +99,8 @@ class SellerApp:
             exception_handlers={HTTPException: self._not_here, Exception: self._bug},
             lifespan=self._lifespan,
         )
+        # A redirect would name the Host that the request claims, and plain http behind TLS.
+        self._rest.router.redirect_slashes = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection event."""
@@ -113,6 +118,8 @@ class SellerApp:
             group.start_soon(self._parts.endings.run)
             yield
             group.cancel_scope.cancel()
+        # Ends that waited for the ledger get a last chance; start-up would release them unbilled.
+        await self._parts.endings.try_all()
 
     async def _health(self, _: Request) -> Response:
         """The process runs."""
@@ -120,8 +127,14 @@ class SellerApp:
 
     async def _ready(self, _: Request) -> Response:
         """The model server answers."""
-        ready = await self._parts.backend.ready()
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        looks = self._looks
+        # One look at a time, shared by all who wait for it: asking costs a stranger nothing, and
+        # the model server's connections are for those who pay.
+        async with self._looking:
+            if self._looks == looks:
+                self._is_ready = await self._parts.backend.ready()
+                self._looks += 1
+        return JSONResponse({"ready": self._is_ready}, 200 if self._is_ready else 503)
 
     async def _not_here(self, request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404

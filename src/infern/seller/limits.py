@@ -1,7 +1,7 @@
 """Rates and counts that keep strangers from spending what is ours: disk, CPU and patience."""
 
 import ipaddress
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -90,6 +90,37 @@ class Slots:
             yield
         finally:
             self.used -= 1
+
+
+class AddressSlots:
+    """Things under way by address, with a ceiling for each; forgets addresses without any."""
+
+    def __init__(self, ceiling: int, what: str) -> None:
+        self._ceiling = ceiling
+        self._what = what
+        self._used: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, address: str) -> Iterator[None]:
+        """Occupy one of the address's slots for the length of a `with` block.
+
+        Raises:
+            DeliveryError: `overloaded`; nothing was held or charged.
+        """
+        name = _prefix(address)
+        if self._used[name] >= self._ceiling:
+            raise DeliveryError(
+                f"Your address is at its limit of {self._what}; try again in a moment.",
+                code="overloaded",
+                retry_after_s=2,
+            )
+        self._used[name] += 1
+        try:
+            yield
+        finally:
+            self._used[name] -= 1
+            if not self._used[name]:
+                del self._used[name]
 
 
 class ByteBudget:

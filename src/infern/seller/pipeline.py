@@ -7,6 +7,7 @@ the memory; nothing is held for a request that cannot be served.
 """
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -43,7 +44,7 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
-from infern.seller.limits import ByteBudget, Slots
+from infern.seller.limits import AddressSlots, ByteBudget, ByteShare, Slots
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import Order, price_request
@@ -51,6 +52,8 @@ from infern.seller.relay import Relay
 from infern.seller.settlement import Payer, Sale, Settlement
 
 MAX_AMOUNT_HEADER: Final = "f402-max-amount"
+BODIES_PER_ADDRESS: Final = 64
+"""Bodies on their way from one address that nobody has paid for yet."""
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +65,8 @@ class Pipeline:
         limits = parts.config.limits
         self._paid = Slots(limits.open_requests, "open requests")
         self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
+        self._strangers = Slots(limits.open_requests, "bodies on their way")
+        self._strangers_by_address = AddressSlots(BODIES_PER_ADDRESS, "bodies on their way")
         self._buffered = ByteBudget(limits.buffered_bytes)
 
     async def __call__(
@@ -89,24 +94,36 @@ class Pipeline:
             await _refuse(responder, InfernError("Something broke here; the log has more."))
 
     async def _answer(self, exchange: "Exchange") -> None:
-        head, limits = exchange.head, self._parts.config.limits
+        head = exchange.head
         if head.method != "POST":
             raise ProtocolError("this path takes POST", code="method_not_allowed")
         credential = parse_credential(head.headers)
-        anonymous = credential.is_anonymous
-        with (self._unpaid if anonymous else self._paid).one():
-            key = await self._authenticate(credential, head)
-            # Tokens are free to get, so a proof alone allows no larger body than was quoted.
-            limit_bytes = limits.anonymous_body_bytes if key is None else limits.paid_body_bytes
-            with self._buffered.share() as share:
-                body = await read_body(
-                    head,
-                    exchange.receive,
-                    limit_bytes=limit_bytes,
-                    timeout_ms=limits.body_timeout_ms,
-                    share=share,
-                )
-                await self._serve(exchange, credential, key, body)
+        key = await self._authenticate(credential, head)
+        trusted = key is not None and await self._parts.keys.is_funded(key)
+        serving = self._unpaid if credential.is_anonymous else self._paid
+        with ExitStack() as places, self._buffered.share() as share:
+            # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor
+            # a place among those who pay while the body is on its way.
+            if trusted:
+                places.enter_context(serving.one())
+            body = await self._read(exchange, share, trusted=trusted)
+            if not trusted:
+                places.enter_context(serving.one())
+            await self._serve(exchange, credential, key, body)
+
+    async def _read(self, exchange: "Exchange", share: ByteShare, *, trusted: bool) -> bytes:
+        limits, head = self._parts.config.limits, exchange.head
+        with ExitStack() as places:
+            if not trusted:
+                places.enter_context(self._strangers.one())
+                places.enter_context(self._strangers_by_address.one(head.address))
+            return await read_body(
+                head,
+                exchange.receive,
+                limit_bytes=limits.paid_body_bytes if trusted else limits.anonymous_body_bytes,
+                timeout_ms=limits.body_timeout_ms,
+                share=share,
+            )
 
     async def _serve(
         self, exchange: "Exchange", credential: Credential, key: KeyRecord | None, body: bytes

@@ -66,7 +66,7 @@ class TopupWatch:
         try:
             attempt = 0
             while self._clock.now_ms() < topup.expires_ms:
-                if await self._try_settle(topup):
+                if await self.look(topup):
                     return
                 wait_ms = WAIT_MS[min(attempt, len(WAIT_MS) - 1)]
                 attempt += 1
@@ -75,11 +75,17 @@ class TopupWatch:
             self._watched.discard(topup.payment_hash)
 
     async def _sweep_for_ever(self) -> None:
+        skip = 0
         while True:
             try:
-                for topup in await self._ledger.open_topups(limit=SWEEP_BATCH):
-                    if topup.payment_hash not in self._watched:
-                        await self._try_settle(topup)
+                # Batch after batch, or whoever opens many top-ups would hide all later ones.
+                batch = await self._ledger.open_topups(limit=SWEEP_BATCH, skip=skip)
+                skip = skip + len(batch) if len(batch) == SWEEP_BATCH else 0
+                for topup in batch:
+                    if topup.payment_hash in self._watched:
+                        continue
+                    if await self.look(topup) and skip:
+                        skip -= 1  # it is not in the way of the next batch any more
                 await self._forget_empty_keys()
             except LedgerError:
                 _log.exception("the top-up sweep could not reach the ledger")
@@ -90,8 +96,8 @@ class TopupWatch:
         if await self._ledger.delete_empty_keys(created_before_ms=before_ms, limit=SWEEP_BATCH):
             self._keys.forget_all()
 
-    async def _try_settle(self, topup: Topup) -> bool:
-        """`settle`, but a top-up that cannot be booked now ends neither the watch nor the sweep."""
+    async def look(self, topup: Topup) -> bool:
+        """`settle`, but a top-up that cannot be booked now is left to the next look."""
         try:
             return await self.settle(topup)
         except LedgerError as error:

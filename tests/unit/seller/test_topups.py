@@ -286,12 +286,12 @@ async def test_a_sweep_that_finds_no_ledger_goes_on(
     away = 1
     real = desk.real.open_topups
 
-    async def open_topups(*, limit: int) -> Any:
+    async def open_topups(*, limit: int, skip: int = 0) -> Any:
         nonlocal away
         away -= 1
         if away >= 0:
             raise LedgerError("away (scripted)")
-        return await real(limit=limit)
+        return await real(limit=limit, skip=skip)
 
     monkeypatch.setattr(desk.real, "open_topups", open_topups)
     async with anyio.create_task_group() as group:

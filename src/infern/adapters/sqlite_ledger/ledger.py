@@ -72,9 +72,9 @@ class SqliteLedger:
         """One top-up."""
         return await self._engine.run(lambda db: rows.load_topup(db, payment_hash))
 
-    async def open_topups(self, *, limit: int) -> list[Topup]:
+    async def open_topups(self, *, limit: int, skip: int = 0) -> list[Topup]:
         """Top-ups whose outcome is not known yet, oldest first."""
-        return await self._engine.run(lambda db: rows.open_topups(db, limit))
+        return await self._engine.run(lambda db: rows.open_topups(db, limit, skip))
 
     async def end_topup(self, payment_hash: PaymentHash, state: TopupState, *, now_ms: int) -> None:
         """Credit a paid top-up, once, or mark it expired. Repeating it changes nothing."""

@@ -59,6 +59,13 @@ CREATE TABLE IF NOT EXISTS receipts (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS receipts_payment ON receipts (payment_hash)
   WHERE payment_hash IS NOT NULL;
+-- Forgetting a key deletes its tab, and SQLite then looks for rows that refer to it: without these
+-- it would read the whole history for every key that a stranger made.
+CREATE INDEX IF NOT EXISTS deposits_tab ON deposits (tab_id);
+CREATE INDEX IF NOT EXISTS topups_tab ON topups (tab_id);
+CREATE INDEX IF NOT EXISTS holds_tab ON holds (tab_id);
+CREATE INDEX IF NOT EXISTS claims_tab ON claims (tab_id);
+CREATE INDEX IF NOT EXISTS transfers_to ON transfers (to_tab);
 """
 
 _TAB = "tab_id, kind, asset, deposited, held, spent, refunded"
@@ -216,11 +223,12 @@ def load_topup(db: sqlite3.Connection, payment_hash: PaymentHash) -> Topup | Non
     return None if found is None else _topup(found)
 
 
-def open_topups(db: sqlite3.Connection, limit: int) -> list[Topup]:
+def open_topups(db: sqlite3.Connection, limit: int, skip: int) -> list[Topup]:
     """Top-ups whose outcome is not known, oldest first."""
     rows = db.execute(
-        f"SELECT {_TOPUP} FROM topups WHERE state = 'open' ORDER BY created_ms LIMIT ?",  # noqa: S608 - constant columns
-        (limit,),
+        f"SELECT {_TOPUP} FROM topups WHERE state = 'open'"  # noqa: S608 - constant columns
+        " ORDER BY created_ms LIMIT ? OFFSET ?",
+        (limit, skip),
     )
     return [_topup(row) for row in rows]
 
