@@ -37,6 +37,17 @@ async def test_the_request_goes_upstream_as_it_was_priced_and_without_our_header
     assert set(sent.headers) == {"content-type"}
 
 
+async def test_an_answer_may_hold_more_values_than_a_request(world: Any) -> None:
+    key = await world.key(10_000_000)
+    body = world.body(logprobs=True)
+    logprobs = {"content": [{"top_logprobs": [{}] * 20} for _ in range(3_500)]}
+    world.model.plan.append(Script(steps=[answer("Hello.", message={"logprobs": logprobs})]))
+    got = await world.chat(body, key=key)
+    assert got.status == 200
+    assert int(got.headers["f402-cost"]) > 0
+    assert got.body.count(b"{}") == 70_000
+
+
 async def test_a_session_is_a_chain_of_receipts(world: Any) -> None:
     key = await world.key(10_000_000)
     previous = bytes(32)
