@@ -368,3 +368,18 @@ async def test_topup_states_are_told(world: Any) -> None:
     await world.ledger.end_topup(payment_hash, TopupState.EXPIRED, now_ms=1)
     path = f"/v1/f402/topups/{payment_hash.hex()}"
     assert loads_object((await get(world, path, key)).body)["status"] == "expired"
+
+
+async def test_asking_about_a_topup_looks_at_its_payment(world: Any) -> None:
+    """However many top-ups of others the watch has to see to first."""
+    key = await world.key(0)
+    got = await world.request("POST", "/v1/f402/topups", b'{"amount":"50000"}', bearer(key))
+    path = f"/v1/f402/topups/{got.json()['payment_hash']}"
+    assert (await get(world, path, key)).json()["status"] == "open"
+    world.payee.is_down = True
+    assert (await get(world, path, key)).json()["status"] == "open"
+    world.payee.is_down = False
+    world.payee.pay(bytes.fromhex(got.json()["payment_hash"]))
+    for _ in range(2):
+        assert (await get(world, path, key)).json()["status"] == "paid"
+    assert (await world.tab(key)).balance == 50_000

@@ -10,7 +10,12 @@ import pytest
 from infern.core.errors import InvariantViolation
 from infern.core.f402.challenge import mint_token
 from infern.core.f402.credential import proof_header
+from infern.core.ids import RequestId
+from infern.core.wire.endpoints import Endpoint
+from infern.core.wire.usage import Counted, UsageFlag, charge_usage
 from infern.seller import settlement as settlement_module
+from infern.seller.pricing import price_request
+from infern.seller.settlement import Payer, Sale, Settlement
 from infern.testing.asgi import HttpClient
 from infern.testing.scripted_model import Script, Step, chunk, streaming
 
@@ -234,3 +239,78 @@ async def test_messages_of_the_server_beside_the_body_are_ignored(world: Any) ->
         client=client,
     )  # fmt: skip
     assert world.plain_receipt(got, body).charged == world.cost(7, 5)
+
+
+async def test_what_waits_for_the_ledger_gets_a_last_chance_at_the_end(world: Any) -> None:
+    booked: list[str] = []
+
+    async def book() -> None:
+        booked.append("hold")
+
+    async with world.app._lifespan(None):
+        world.parts.endings.add("hold", book)
+    assert booked == ["hold"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_deadline_comes_between_a_charge_and_its_delivery(
+    make_world: Any, stream: bool
+) -> None:
+    """The time for the whole answer ends while the ledger books it."""
+    from infern.testing import scripted_model
+
+    world = await make_world(limits={"total_timeout_ms": 500})
+    key = await world.key(BALANCE)
+    body = world.body(stream=stream)
+    gate = anyio.Event()
+    kind = "text/event-stream" if stream else "application/json"
+    steps = scripted_model.stream() if stream else [scripted_model.answer()]
+    world.model.plan.append(Script(before=gate, steps=steps, content_type=kind))
+    got: list[Any] = []
+
+    async def ask() -> None:
+        got.append(await world.chat(body, key=key))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        while not world.model.requests:
+            await anyio.sleep(0.001)
+        disk = SlowDisk(world)
+        threading.Timer(0.7, disk.open).start()
+        gate.set()
+    receipt = (world.stream_receipt if stream else world.plain_receipt)(got[0], body)
+    assert receipt.charged == await world.spent() == world.cost(7, 5)
+
+
+async def test_a_charge_is_never_above_what_was_held(world: Any) -> None:
+    """The last of several bounds; the others are in what usage is believed."""
+    body = world.body()
+    offer = await world.offer(body)
+    order = price_request(world.parts.backend, Endpoint.CHAT_COMPLETIONS, body)
+    sale = Sale(
+        listing=order.listing,
+        payer=Payer(key=None, challenge=offer.challenge),
+        terms=order.terms,
+        digest=offer.challenge.digest,
+        request_id=RequestId("req_1"),
+    )
+    settlement = Settlement(
+        ledger=world.ledger,
+        clock=world.clock,
+        entropy=world.parts.entropy,
+        agent=world.agent,
+        endings=world.parts.endings,
+        sale=sale,
+    )
+    counted = Counted(
+        deltas=1, content_bytes=9, is_delivered=True, is_complete=True,
+        unseen_tokens_max=None, prompt_tokens_estimate=1,
+    )  # fmt: skip
+    usage = charge_usage(None, counted, order.bound)
+    for flags, prompt, charged in (
+        (frozenset(), 10**9, settlement.ceiling),
+        (frozenset({UsageFlag.NOTHING_DELIVERED}), 10**9, 0),
+    ):
+        assert settlement.cost(replace(usage, prompt_tokens=prompt, flags=flags)) == charged
+    with pytest.raises(InvariantViolation):
+        Payer(key=None, challenge=None)

@@ -100,3 +100,21 @@ async def test_the_least_used_key_is_forgotten_first(
     assert ledger.asked == 0
     await ring.find(key_text(2), "a")
     assert ledger.asked == 1
+
+
+async def test_a_key_deleted_while_the_ledger_answers_is_not_remembered(
+    ring: KeyRing, ledger: Ledger
+) -> None:
+    record = ledger.add(key_text(1))
+    real = ledger.find_key
+
+    async def find_key(digest: bytes) -> KeyRecord | None:
+        found = await real(digest)
+        ledger.known.clear()
+        ring.forget_all()
+        return found
+
+    ledger.find_key = find_key  # type: ignore[method-assign] # the race, by hand
+    assert await ring.find(key_text(1), "a") == record
+    with pytest.raises(IdentityRejected):
+        await ring.find(key_text(1), "a")
