@@ -29,6 +29,7 @@ class SlowDisk:
         self._gate = threading.Event()
         self._busy = threading.Event()
         world.ledger._engine.submit(self._wait)
+        assert self._busy.wait(30)
 
     def _wait(self, _: Any) -> None:
         self._busy.set()
@@ -314,3 +315,35 @@ async def test_a_charge_is_never_above_what_was_held(world: Any) -> None:
         assert settlement.cost(replace(usage, prompt_tokens=prompt, flags=flags)) == charged
     with pytest.raises(InvariantViolation):
         Payer(key=None, challenge=None)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_abuse_20_who_leaves_while_the_charge_is_booked_is_charged_once_and_told(
+    world: Any, stream: bool
+) -> None:
+    from infern.testing import scripted_model
+
+    body = world.body(stream=stream)
+    proof = await world.proof(body)
+    gate = anyio.Event()
+    kind = "text/event-stream" if stream else "application/json"
+    steps = scripted_model.stream() if stream else [scripted_model.answer()]
+    world.model.plan.append(Script(before=gate, steps=steps, content_type=kind))
+    client = HttpClient()
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: world.chat(body, proof=proof, client=client))
+        while not world.model.requests:
+            await anyio.sleep(0.001)
+        disk = SlowDisk(world)
+        gate.set()
+        while world.ledger._engine._queue.empty():
+            await anyio.sleep(0.001)
+        client.leave.set()
+        await anyio.sleep(0.01)
+        disk.open()
+    assert not client.is_complete
+    assert await world.spent() == world.cost(7, 5)
+    again = await world.chat(body, proof=proof)
+    assert (again.status, again.error["code"]) == (409, "already_delivered")
+    assert again.error["f402"]["charged"] == str(world.cost(7, 5))
+    assert len(world.model.requests) == 1

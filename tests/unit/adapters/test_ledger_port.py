@@ -425,3 +425,23 @@ async def test_a_closed_ledger_refuses_and_can_be_closed_again(desk: Any) -> Non
     with pytest.raises(LedgerError) as caught:
         await desk.balance(key)
     assert caught.value.code == "ledger_unavailable"
+
+
+async def test_one_payment_is_one_deposit_whatever_it_is_presented_for(desk: Any) -> None:
+    """A top-up's payment pays no request as well, and a request's no top-up."""
+    key = await desk.key()
+    topup = await desk.topup(key, 50)
+    await desk.ledger.end_topup(topup.payment_hash, TopupState.PAID, now_ms=6)
+    again = replace(desk.payment(50), payment_hash=topup.payment_hash)
+    for booking in (desk.claimed(again), desk.ledger.redeem(again, key, now_ms=9)):
+        with pytest.raises(LedgerError) as caught:
+            await booking
+        assert caught.value.code == "ledger_conflict"
+    paid = desk.payment(50)
+    await desk.captured(await desk.claimed(paid), 50)
+    late = replace(topup, payment_hash=paid.payment_hash)
+    await desk.ledger.add_topup(late, open_limit=100)
+    with pytest.raises(LedgerError):
+        await desk.ledger.end_topup(late.payment_hash, TopupState.PAID, now_ms=6)
+    assert await desk.balance(key) == 50
+    assert totals(await desk.ledger.books())[CKB].received == 100
