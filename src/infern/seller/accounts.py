@@ -36,7 +36,7 @@ from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import JsonObject, loads_object
 from infern.seller.http import ClientGone, read_body, read_head
-from infern.seller.limits import AddressLimiter
+from infern.seller.limits import BODIES_PER_ADDRESS, AddressLimiter, AddressSlots, Slots
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import price_request
@@ -58,6 +58,9 @@ class Accounts:
             per_minute=parts.config.limits.keys_per_minute,
             capacity=parts.config.limits.addresses,
         )
+        # Half of what unpaid requests may fill the memory with, for an answer nobody pays for.
+        self._quotes = Slots(parts.config.limits.open_requests // 2 or 1, "quotes")
+        self._quotes_by_address = AddressSlots(BODIES_PER_ADDRESS, "quotes")
         self._topups = AddressLimiter(
             per_minute=parts.config.limits.topups_per_minute,
             capacity=parts.config.limits.addresses,
@@ -129,7 +132,10 @@ class Accounts:
         if endpoint is None:
             raise RemoteProtocolError(f"{target[:80]!r} is not a priced endpoint")
         limit = self._parts.config.limits.anonymous_body_bytes
-        order = price_request(self._parts.backend, endpoint, await self._body(request, limit))
+        address = request.client.host if request.client else ""
+        with self._quotes.one(), self._quotes_by_address.one(address):
+            body = await self._body(request, limit)
+        order = price_request(self._parts.backend, endpoint, body)
         return JSONResponse(
             {"model": order.listing.model, "quote": terms_to_json(order.terms)}, headers=NO_STORE
         )

@@ -4,8 +4,12 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from infern.core.errors import DeliveryError
+
+BODIES_PER_ADDRESS: Final = 64
+"""Bodies on their way from one address that nobody has paid for yet."""
 
 
 class TokenBucket:

@@ -44,7 +44,13 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
-from infern.seller.limits import AddressSlots, ByteBudget, ByteShare, Slots
+from infern.seller.limits import (
+    BODIES_PER_ADDRESS,
+    AddressSlots,
+    ByteBudget,
+    ByteShare,
+    Slots,
+)
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import Order, price_request
@@ -52,8 +58,6 @@ from infern.seller.relay import Relay
 from infern.seller.settlement import Payer, Sale, Settlement
 
 MAX_AMOUNT_HEADER: Final = "f402-max-amount"
-BODIES_PER_ADDRESS: Final = 64
-"""Bodies on their way from one address that nobody has paid for yet."""
 _log = logging.getLogger(__name__)
 
 

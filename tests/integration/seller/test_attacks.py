@@ -14,7 +14,7 @@ from infern.adapters import http_protocol
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.cli.compose import asgi_server
 from infern.core.wire.strict_json import dumps, loads_object
-from infern.seller import pipeline, topups
+from infern.seller import accounts, pipeline, topups
 from infern.testing.asgi import HttpClient
 
 CHAT = "/v1/chat/completions"
@@ -150,27 +150,29 @@ async def test_free_credentials_take_no_place_from_those_who_pay(make_world: Any
     assert (await world.chat(body, proof=proof)).status == 200
 
 
+@pytest.mark.parametrize(("target", "status"), [(CHAT, 402), ("/v1/f402/quote", 200)])
 async def test_one_address_cannot_take_all_places_for_bodies(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, monkeypatch: pytest.MonkeyPatch, target: str, status: int
 ) -> None:
     monkeypatch.setattr(pipeline, "BODIES_PER_ADDRESS", 1)
+    monkeypatch.setattr(accounts, "BODIES_PER_ADDRESS", 1)
     world.reassemble()
     client = HttpClient()
     client.incoming.append({"type": "http.request", "body": b"{", "more_body": True})
     async with anyio.create_task_group() as group:
 
         async def never_ends() -> None:
-            await world.request("POST", CHAT, [], client=client)
+            await world.request("POST", target, [], client=client)
 
         group.start_soon(never_ends)
         await anyio.wait_all_tasks_blocked()
         statuses = [
-            (await world.request("POST", CHAT, world.body(), address=address)).status
+            (await world.request("POST", target, world.body(), address=address)).status
             for address in ("192.0.2.1", "192.0.2.2")
         ]
-        assert statuses == [503, 402]
+        assert statuses == [503, status]
         client.leave.set()
-    assert (await world.request("POST", CHAT, world.body())).status == 402
+    assert (await world.request("POST", target, world.body())).status == status
 
 
 async def test_a_key_without_money_sends_no_larger_bodies_than_anybody(make_world: Any) -> None:
