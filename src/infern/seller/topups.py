@@ -18,8 +18,9 @@ from infern.ports import Clock, FiberNode, Ledger
 from infern.seller.keys import KeyRing
 
 ASK_TIMEOUT_MS: Final = 5_000
-WAIT_MS: Final = (50, 100, 250, 500, 1_000, 2_000)
-"""Waits between two questions about one invoice; the last one repeats."""
+WAIT_MS: Final = (50, 100, 250, 500, 1_000, 2_000, 5_000, 10_000, 30_000)
+"""Waits between two questions about one invoice; the last one repeats. The node's event ends a wait
+at once, so the long ones only cost time where events are not to be had."""
 SWEEP_MS: Final = 5_000
 WATCHED: Final = 1_000
 """Top-ups watched closely at once; the sweep sees to the rest."""
@@ -43,6 +44,7 @@ class TopupWatch:
         self._watched: set[PaymentHash] = set()
         self._new: list[Topup] = []
         self._wake = anyio.Event()
+        self._is_node_away = False
 
     def watch(self, topup: Topup) -> None:
         """Look after a new top-up closely, if there is room; the sweep finds it otherwise."""
@@ -104,6 +106,14 @@ class TopupWatch:
             _log.warning("a top-up of %s is not booked yet: %s", topup.key_id, error.message)
             return False
 
+    def _note_node(self, *, away: InfernError | None) -> None:
+        """Log that the node went away or came back: once, however many top-ups wait for it."""
+        if away is not None and not self._is_node_away:
+            _log.warning("the Fiber node does not answer about top-ups: %s", away.message)
+        elif away is None and self._is_node_away:
+            _log.info("the Fiber node answers about top-ups again")
+        self._is_node_away = away is not None
+
     async def settle(self, topup: Topup) -> bool:
         """Ask the node once; True when the top-up's outcome is known and booked.
 
@@ -115,8 +125,9 @@ class TopupWatch:
                 GetInvoice(payment_hash=topup.payment_hash), timeout_ms=ASK_TIMEOUT_MS
             )
         except InfernError as error:
-            _log.warning("the Fiber node did not answer about a top-up: %s", error)
+            self._note_node(away=error)
             return False
+        self._note_node(away=None)
         now_ms = self._clock.now_ms()
         if record.status is InvoiceStatus.PAID:
             await self._ledger.end_topup(topup.payment_hash, TopupState.PAID, now_ms=now_ms)

@@ -180,6 +180,23 @@ async def test_a_ledger_that_is_away_for_a_moment_ends_neither_watch_nor_sweep(d
         group.cancel_scope.cancel()
 
 
+async def test_a_node_that_is_away_is_logged_once_however_many_topups_wait(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="infern.seller.topups")
+    key = await desk.key()
+    topups = [await desk.topup(key) for _ in range(3)]
+    desk.payee.is_down = True
+    for _ in range(4):
+        for topup in topups:
+            assert not await desk.watch.look(topup)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    desk.payee.is_down = False
+    for topup in topups:
+        await desk.watch.look(topup)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
 async def test_one_topup_that_can_never_be_booked_does_not_keep_others_waiting(desk: Desk) -> None:
     key = await desk.key()
     cursed, good = await desk.topup(key), await desk.topup(key)
