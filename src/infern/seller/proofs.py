@@ -9,12 +9,14 @@ from infern.core.errors import (
     PaymentError,
     PaymentOutcomeUnknown,
     QuotaExceeded,
+    Retry,
     TransportError,
 )
 from infern.core.f402.challenge import Challenge, open_token
 from infern.core.f402.checks import realm_of
 from infern.core.f402.credential import Proof
 from infern.core.f402.verify import Evidence, verify_proof
+from infern.core.fiber.errors import InvoiceNotFound
 from infern.core.fiber.rpc import GetInvoice
 from infern.core.fiber.types import InvoiceStatus
 from infern.core.ids import PaymentHash, Preimage, RequestDigest
@@ -123,6 +125,17 @@ class ProofDesk:
             record = await self._fiber.call(
                 GetInvoice(payment_hash=payment_hash), timeout_ms=ASK_TIMEOUT_MS
             )
+        except InvoiceNotFound as error:
+            # Our token, but not our node's invoice: the node was replaced since.
+            _log.error("the Fiber node does not know an invoice of this seller")
+            raise PaymentError(
+                "This seller's Fiber node does not know the invoice; it was replaced since. Present "
+                "the preimage if your node has it, or ask the operator for your credit. Do not pay "
+                "again.",
+                code="payment_not_received",
+                money=Money.UNKNOWN,
+                retry=Retry.NEVER,
+            ) from error
         except InfernError as error:
             _log.warning("the Fiber node did not say whether an invoice is paid: %s", error)
             raise TransportError(

@@ -151,7 +151,8 @@ async def test_a_node_that_is_down_or_forgot_leaves_the_payment_unknown(make_cas
     case = make_case()
     challenge = await case.challenge()
     forgotten = await case.challenge(payment_hash=PaymentHash(b"\x77" * 32))
-    assert (await case.refusal(case.proof(forgotten))).money == "unknown"
+    lost = await case.refusal(case.proof(forgotten))
+    assert (lost.code, lost.money, lost.retry) == ("payment_not_received", "unknown", "never")
     case.payee.is_down = True
     error = await case.refusal(case.proof(challenge))
     assert (error.code, error.money, error.retry_after_s) == ("fiber_unavailable", "unknown", 2)
