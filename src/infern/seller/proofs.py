@@ -129,9 +129,9 @@ class ProofDesk:
             # Our token, but not our node's invoice: the node was replaced since.
             _log.error("the Fiber node does not know an invoice of this seller")
             raise PaymentError(
-                "This seller's Fiber node does not know the invoice; it was replaced since. Present "
-                "the preimage if your node has it, or ask the operator for your credit. Do not pay "
-                "again.",
+                "This seller's Fiber node does not know the invoice; it was replaced since. Do not "
+                "pay again: present the preimage if your node has it, or ask the operator for your "
+                "credit.",
                 code="payment_not_received",
                 money=Money.UNKNOWN,
                 retry=Retry.NEVER,
