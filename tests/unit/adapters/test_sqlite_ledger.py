@@ -234,7 +234,7 @@ async def test_a_full_queue_refuses_at_once(
 async def test_a_batch_is_bounded(engine: Any) -> None:
     sizes: list[int] = []
     commit = engine._commit
-    engine._commit = lambda jobs: (sizes.append(len(jobs)), commit(jobs))
+    engine._commit = lambda batch: (sizes.append(len(batch)), commit(batch))
     gate = threading.Event()
     engine.submit(lambda _: gate.wait(10))
     futures = [engine.submit(insert(n)) for n in range(600)]
