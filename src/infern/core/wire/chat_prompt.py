@@ -14,6 +14,9 @@ MAX_MESSAGES: Final = 16_384
 MAX_TOOLS: Final = 1_024
 MAX_SCHEMA_BYTES: Final = 64 * 1024
 """A larger schema takes a model server seconds to turn into a grammar, which has no price."""
+MAX_SCHEMA_PROPERTIES: Final = 256
+"""Optional properties may come in any combination; llama.cpp's grammar of 2,000 of them costs it 24
+seconds, and an answer of 400 that nobody pays for."""
 ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool"})
 IMAGE_PREFIX: Final = "data:image/"
 _DETAILS: Final = frozenset({"auto", "low", "high"})
@@ -172,6 +175,7 @@ def _count_tools(tools: Json, tally: PromptTally) -> None:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise wrong_shape(path + ".function", "an object with a name")
         _only(function, path + ".function", "name", "description", "parameters", "strict")
+        _check_schema(function.get("parameters"), path + ".function.parameters")
     tally.dumped(tools)
 
 
@@ -194,9 +198,27 @@ def _count_response_format(wanted: Json, tally: PromptTally) -> None:
     if wanted.get("type") not in ("text", "json_object", "json_schema"):
         raise unpriceable("response_format", "its type must be text, json_object or json_schema")
     _only(wanted, "response_format", "type", "json_schema", "schema")
-    if len(dumps(wanted)) > MAX_SCHEMA_BYTES:
-        raise unpriceable("response_format", f"a schema has at most {MAX_SCHEMA_BYTES} bytes")
+    _check_schema(wanted, "response_format")
     tally.dumped(wanted)
+
+
+def _check_schema(schema: Json, path: str) -> None:
+    """Refuse a schema that costs a model server much and its consumer nothing.
+
+    Looks at every `properties`, wherever it stands: a name that only looks like one is counted too.
+    """
+    if len(dumps(schema)) > MAX_SCHEMA_BYTES:
+        raise unpriceable(path, f"a schema has at most {MAX_SCHEMA_BYTES} bytes")
+    left: list[Json] = [schema]
+    while left:
+        value = left.pop()
+        if isinstance(value, list):
+            left += value
+        elif isinstance(value, dict):
+            properties = value.get("properties")
+            if isinstance(properties, dict) and len(properties) > MAX_SCHEMA_PROPERTIES:
+                raise unpriceable(path, f"an object has at most {MAX_SCHEMA_PROPERTIES} properties")
+            left += value.values()
 
 
 def _only(value: JsonObject, path: str, *names: str) -> None:

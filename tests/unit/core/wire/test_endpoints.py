@@ -373,6 +373,22 @@ def test_refuses_other_response_formats(chat: Make, wanted: object) -> None:
     assert (refusal(chat, response_format=wanted).param or "").startswith("response_format")
 
 
+def _wide(properties: int) -> dict[str, object]:
+    """A schema that costs a grammar compiler the more, the more may be left out."""
+    inner = {"type": "object", "properties": {f"p{n}": {} for n in range(properties)}}
+    return {"type": "object", "anyOf": [{"items": inner}]}
+
+
+def test_abuse_a_schema_bomb_is_refused_wherever_it_stands(chat: Make) -> None:
+    formatted = {"type": "json_schema", "json_schema": {"name": "n", "schema": _wide(257)}}
+    assert refusal(chat, response_format=formatted).param == "response_format"
+    tool = {"type": "function", "function": {"name": "f", "parameters": _wide(257)}}
+    assert refusal(chat, tools=[tool]).param == "tools[0].function.parameters"
+    large = {"type": "function", "function": {"name": "f", "parameters": {"enum": ["x" * 70_000]}}}
+    assert refusal(chat, tools=[large]).param == "tools[0].function.parameters"
+    assert chat(tools=[{"type": "function", "function": {"name": "f", "parameters": _wide(256)}}])
+
+
 def test_a_schema_counts_as_prompt(chat: Make) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
     more = chat(response_format=schema).prompt_bytes_bound - chat().prompt_bytes_bound
