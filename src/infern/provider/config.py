@@ -14,7 +14,7 @@ from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
 from infern.core.wire.endpoints import MAX_MODEL_CHARS, Endpoint
-from infern.core.wire.rewrite import Dialect, TokenLimit
+from infern.core.wire.rewrite import Dialect, EarlyUsage, TokenLimit
 from infern.core.wire.strict_json import dumps
 from infern.seller.config import SellerLimits
 
@@ -41,6 +41,8 @@ default_completion_tokens = 1024
 request_fee = 1000
 input_per_mtok = 200000000
 output_per_mtok = 600000000
+# early_usage = "vllm"                 # or "llama_cpp", if your server is one: it tells the size of
+                                       # a prompt at once, so that who leaves a stream pays for it
 """
 
 
@@ -120,17 +122,19 @@ def parse_provider_config(document: Table) -> ProviderConfig:
     models = document.get("models", [])
     if not isinstance(models, list) or not models:
         raise ConfigError("name at least one model with its price in a [[models]] section")
+    upstream = _get(provider, "upstream", str, "") or None
+    early_usage = EarlyUsage.LLAMA_CPP if upstream is None else EarlyUsage.NONE
     return ProviderConfig(
         listen_host=host,
         listen_port=port,
         public_url=_public_url(_get(provider, "public_url", str, f"http://{host}:{port}")),
         network=_network(_get(provider, "network", str, "dev")),
-        upstream=_get(provider, "upstream", str, "") or None,
+        upstream=upstream,
         upstream_api_key=_get(provider, "upstream_api_key", str, "") or None,
         embedded_pace_tokens_per_s=_get(provider, "embedded_pace_tokens_per_s", int, 0) or None,
         fiber_rpc_url=_get(fiber, "rpc_url", str, "http://127.0.0.1:8227"),
         fiber_rpc_token=_get(fiber, "rpc_token", str, "") or None,
-        models=_distinct(tuple(_model(table) for table in models)),
+        models=_distinct(tuple(_model(table, early_usage=early_usage) for table in models)),
         limits=_limits(_table(document, "limits")),
         require_preimage=_get(provider, "require_preimage", bool, default=False),
     )
@@ -142,14 +146,16 @@ def _distinct(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
     return models
 
 
-def _model(table: Table) -> ModelConfig:
+def _model(table: Table, *, early_usage: EarlyUsage) -> ModelConfig:
     if not isinstance(table, Mapping):
         raise ConfigError("[[models]] must be tables")
     limits_names = {f.name for f in dataclasses.fields(ModelLimits)}
     prices = {"request_fee", "input_per_mtok", "output_per_mtok"}
     _only(
         table,
-        {"name", "upstream_name", "endpoints", "token_limit", "pinned"} | prices | limits_names,
+        {"name", "upstream_name", "endpoints", "token_limit", "pinned", "early_usage"}
+        | prices
+        | limits_names,
         "[[models]]",
     )
     name = _get(table, "name", str, "")
@@ -175,6 +181,7 @@ def _model(table: Table) -> ModelConfig:
         dialect = Dialect(
             token_limit=TokenLimit[_get(table, "token_limit", str, "max_tokens").upper()],
             pinned=dict(_table(table, "pinned")),
+            early_usage=_early_usage(_get(table, "early_usage", str, early_usage.value)),
         )
         dumps(dialect.pinned)  # dates and NaN are TOML but not JSON
     except KeyError:
@@ -190,6 +197,14 @@ def _model(table: Table) -> ModelConfig:
         endpoints=frozenset(endpoints),
         dialect=dialect,
     )
+
+
+def _early_usage(text: str) -> EarlyUsage:
+    try:
+        return EarlyUsage(text)
+    except ValueError:
+        known = ", ".join(kind.value for kind in EarlyUsage)
+        raise ConfigError(f"early_usage is one of {known}, not {text!r}") from None
 
 
 def _endpoint(path: object) -> Endpoint:

@@ -6,7 +6,7 @@ import pytest
 from infern.core.errors import ConfigError
 from infern.core.units import Network
 from infern.core.wire.endpoints import Endpoint
-from infern.core.wire.rewrite import TokenLimit
+from infern.core.wire.rewrite import EarlyUsage, TokenLimit
 from infern.provider.config import EXAMPLE, parse_provider_config
 
 MODEL: dict[str, Any] = {
@@ -37,6 +37,18 @@ def test_everything_but_price_and_size_has_a_default() -> None:
     assert config.upstream is None
     assert config.models[0].upstream_name == "m"
     assert not config.require_preimage
+
+
+def test_early_usage_is_known_of_the_embedded_model_only() -> None:
+    elsewhere = {"provider": {"upstream": "http://127.0.0.1:1/v1"}}
+
+    def told(document: dict[str, Any]) -> EarlyUsage:
+        return parse_provider_config(document).models[0].dialect.early_usage
+
+    assert told(model()) is EarlyUsage.LLAMA_CPP
+    assert told(model(early_usage="none")) is EarlyUsage.NONE
+    assert told({**elsewhere, **model()}) is EarlyUsage.NONE
+    assert told({**elsewhere, **model(early_usage="vllm")}) is EarlyUsage.VLLM
 
 
 def test_what_is_set_counts() -> None:
@@ -120,6 +132,8 @@ def test_what_is_set_counts() -> None:
         (model(endpoints=[5]), "endpoint"),
         (model(token_limit="most"), "token_limit"),
         (model(token_limit=5), "token_limit"),
+        (model(early_usage="always"), "none, vllm, llama_cpp"),
+        (model(early_usage=True), "early_usage"),
         (model(pinned=5), "pinned"),
         (model(pinned={"max_tokens": 5}), "max_tokens"),
         (model(pinned={"x": float("nan")}), "m"),

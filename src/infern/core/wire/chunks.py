@@ -20,6 +20,7 @@ from infern.core.wire.usage import (
     UNSEEN_TOKENS_PER_TOOL_CALL,
     Counted,
     Usage,
+    read_prompt_tokens,
     read_usage,
 )
 
@@ -76,13 +77,15 @@ class Chunk:
         pieces: One per choice that it speaks of.
         usage: The report, when it has a usable one.
         fault: The error, when it is one.
+        prompt_tokens: The prompt's, when it tells them, in its usage or otherwise.
         is_usage_only: It has usage and no choices: the chunk that `include_usage` adds.
-        text: The one text it adds, when it adds exactly one and nothing else.
+        text: The one text it adds, when it adds exactly one and tells nothing else.
     """
 
     pieces: tuple[Piece, ...] = ()
     usage: Usage | None = None
     fault: UpstreamFault | None = None
+    prompt_tokens: int | None = None
     is_usage_only: bool = False
     text: str = ""
 
@@ -110,12 +113,15 @@ def read_chunk(members: Mapping[str, Json], *, choices: int) -> Chunk:
     if not isinstance(listed, list):
         raise MalformedChunk("choices is not a list")
     usage = read_usage(members)
+    prompt_tokens = read_prompt_tokens(members, usage)
     texts: list[str] = []
     pieces = tuple(_read_choice(choice, choices, texts) for choice in listed)
-    only = len(pieces) == 1 and len(texts) == 1 and usage is None and pieces[0].tool_calls == 0
+    only = len(pieces) == 1 and len(texts) == 1 and pieces[0].tool_calls == 0
+    only = only and usage is None and prompt_tokens is None
     return Chunk(
         pieces=pieces,
         usage=usage,
+        prompt_tokens=prompt_tokens,
         is_usage_only=not listed and isinstance(members.get("usage"), dict),
         text=texts[0] if only and not pieces[0].finish_reason else "",
     )

@@ -8,7 +8,7 @@ digest is what was paid for.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, assert_never
 
 from infern.core.errors import ConfigError
 from infern.core.wire.bounds import Bound
@@ -27,6 +27,23 @@ class TokenLimit(Enum):
     """vLLM and llama.cpp take both when they agree."""
 
 
+class EarlyUsage(Enum):
+    """How a model server tells the prompt's tokens before a stream ends.
+
+    Without it, a consumer who leaves just before the end is billed an estimate of the prompt, which
+    is low on purpose. What the server adds to the chunks for it is passed on with them: the bytes
+    of an answer are not changed on the way, and clients skip members they do not know.
+    """
+
+    NONE = "none"
+    """It cannot, or it is not known whether it can."""
+    VLLM = "vllm"
+    """`stream_options.continuous_usage_stats`: a `usage` in every chunk. Servers that do not know
+    it may refuse it."""
+    LLAMA_CPP = "llama_cpp"
+    """`timings_per_token`: `timings` with `prompt_n` and `cache_n` in every chunk with a token."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
     """How one model server wants its requests.
@@ -35,6 +52,7 @@ class Dialect:
         token_limit: Members for the limit of a chat request; completions know only `max_tokens`.
         pinned: Members the operator sets on every generation, e.g. `{"cache_prompt": false}`;
             they win over the consumer's.
+        early_usage: How it tells the prompt's tokens before a stream ends.
 
     Raises:
         ConfigError: A pinned member that would change what was priced.
@@ -42,6 +60,7 @@ class Dialect:
 
     token_limit: TokenLimit = TokenLimit.MAX_TOKENS
     pinned: Mapping[str, Json] = field(default_factory=dict)
+    early_usage: EarlyUsage = EarlyUsage.NONE
 
     def __post_init__(self) -> None:
         """Refuse to pin what `to_upstream` decides."""
@@ -71,8 +90,8 @@ def to_upstream(
         request: What was priced.
         bound: Its ceiling; the token limit is always sent, asked for or not.
         upstream_model: The model server's name of the model.
-        force_usage: Ask for the usage chunk of a stream even if the consumer did not; the meter
-            then hides it.
+        force_usage: Ask for usage in a stream even if the consumer did not: the usage chunk, which
+            the meter then hides, and what the dialect tells early.
         dialect: How this server wants it.
     """
     body: JsonObject = {"model": upstream_model, **request.body}
@@ -88,5 +107,14 @@ def to_upstream(
     body["stream"] = request.stream
     if request.stream and (force_usage or request.include_usage_asked):
         body["stream_options"] = {"include_usage": True}
+        match dialect.early_usage:
+            case EarlyUsage.NONE:
+                pass
+            case EarlyUsage.VLLM:
+                body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
+            case EarlyUsage.LLAMA_CPP:
+                body["timings_per_token"] = True
+            case _:
+                assert_never(dialect.early_usage)
     body.update(dialect.pinned)
     return dumps(body)

@@ -155,12 +155,17 @@ class SseMeter:
         self._shape: _Shape | None = None
         self._fruitless_shapes = 0
         self._usage: Usage | None = None
+        self._prompt_tokens: int | None = None
         self._fault: UpstreamFault | None = None
         self._is_done = False
 
     @property
     def usage(self) -> Usage | None:
-        """The last report that could be used."""
+        """The last report that could be used.
+
+        One that came before all of several choices had ended covers one of them and is none, nor is
+        one of no tokens while the answer goes on: these only tell the prompt, see `counted`.
+        """
         return self._usage
 
     @property
@@ -235,8 +240,15 @@ class SseMeter:
         self._sent.add(event)
 
     def counted(self) -> Counted:
-        """What was delivered so far, for `charge_usage`."""
+        """What was delivered so far, for `charge_usage`.
+
+        With several prompts in one request, a chunk speaks of one of them; then what was told of
+        the prompt early counts only where it is more than the estimate of all.
+        """
         sent = self._sent
+        early = self._prompt_tokens
+        if early is not None and len(self._request.prompts) > 1:
+            early = max(early, self._prompt_estimate)
         ended_well = sent.endings > 0 and self._fault is None
         return Counted(
             deltas=sent.deltas,
@@ -245,6 +257,7 @@ class SseMeter:
             is_complete=self.is_finished and sent == self._seen,
             unseen_tokens_max=unseen_tokens_max(self._request, sent.tool_calls),
             prompt_tokens_estimate=self._prompt_estimate,
+            prompt_tokens_early=early,
         )
 
     def _meter(self, raw: bytes) -> SseEvent:
@@ -284,11 +297,11 @@ class SseMeter:
             return self._fail(block, chunk.fault)
         if block.event == b"error":
             return self._fail(block, UpstreamFault(message="an error event without a message"))
-        if chunk.usage is not None:
-            self._usage = chunk.usage
         if chunk.text:
             self._learn(block.raw, chunk)
-        return self._add_up(block, chunk, members)
+        event = self._add_up(block, chunk, members)
+        self._note_usage(chunk)
+        return event
 
     def _read(self, data: bytes) -> tuple[JsonObject, Chunk]:
         """Read a chunk; what is none becomes a fault of the model server."""
@@ -301,6 +314,16 @@ class SseMeter:
     def _fail(self, block: SseBlock, fault: UpstreamFault) -> SseEvent:
         self._fault = fault
         return SseEvent(raw=block.raw, kind=EventKind.ERROR, comments=block.comments)
+
+    def _note_usage(self, chunk: Chunk) -> None:
+        """Keep what a chunk tells of tokens; its own choices are already added up."""
+        if chunk.prompt_tokens is not None:
+            self._prompt_tokens = max(self._prompt_tokens or 0, chunk.prompt_tokens)
+        if chunk.usage is None:
+            return
+        covers_all = self._request.choices == 1 and chunk.usage.completion_tokens > 0
+        if covers_all or not chunk.pieces or len(self._finish_of) >= self._request.choices:
+            self._usage = chunk.usage
 
     def _add_up(self, block: SseBlock, chunk: Chunk, members: JsonObject) -> SseEvent:
         deltas = content_bytes = tool_calls = endings = 0

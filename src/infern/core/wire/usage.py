@@ -9,7 +9,8 @@ follows the report as far as it is possible, and never further:
   tool-call markers, a stop sequence that was matched);
 * when the answer broke off, what was delivered of it and not what was made;
 * without a report, what went by: the deltas, or an estimate from the bytes that stays low where
-  one delta holds several tokens. `None` is no report; 0 is a report.
+  one delta holds several tokens. `None` is no report; 0 is a report. The prompt is then what the
+  model server told of it before the answer broke off, and an estimate if it told nothing.
 
 Whatever was corrected is flagged, as evidence about the provider or its model server.
 """
@@ -42,7 +43,7 @@ class UsageSource(StrEnum):
     UPSTREAM = "upstream"
     """The model server's."""
     COUNTED = "counted"
-    """Ours, from what went by; the prompt is then estimated low."""
+    """Ours, from what went by; the prompt is then what was told early, or estimated low."""
 
 
 class UsageFlag(StrEnum):
@@ -94,6 +95,8 @@ class Counted:
         unseen_tokens_max: Tokens that may have been made without leaving bytes; None when the
             request asked for such tokens, so that bytes are no check.
         prompt_tokens_estimate: What the prompt probably has, for want of a report.
+        prompt_tokens_early: What the model server told of the prompt before its report; None when
+            it told nothing.
     """
 
     deltas: int
@@ -102,6 +105,7 @@ class Counted:
     is_complete: bool
     unseen_tokens_max: int | None
     prompt_tokens_estimate: int
+    prompt_tokens_early: int | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -158,6 +162,30 @@ def read_usage(body: Mapping[str, Json] | None) -> Usage | None:
     )
 
 
+def read_prompt_tokens(members: Mapping[str, Json], usage: Usage | None) -> int | None:
+    """The prompt's tokens as a chunk tells them before the answer ends.
+
+    Args:
+        members: The chunk.
+        usage: What `read_usage` found in it: vLLM's `continuous_usage_stats` puts one in each.
+
+    Returns:
+        None when it tells nothing; also for 0, which servers write that do not know yet.
+
+    Source: llama.cpp's `timings_per_token`: `prompt_n` were read now, `cache_n` came from a cache.
+    Old versions lack `cache_n`; then the sum is not known.
+    """
+    if usage is not None:
+        return usage.prompt_tokens or None
+    timings = members.get("timings")
+    if not isinstance(timings, dict):
+        return None
+    read, cached = _count(timings.get("prompt_n")), _count(timings.get("cache_n"))
+    if read is None or cached is None:
+        return None
+    return read + cached or None
+
+
 def charge_usage(reported: Usage | None, counted: Counted, bound: Bound) -> BilledUsage:
     """Decide what to bill. Never above the bound, never above what was delivered.
 
@@ -187,11 +215,12 @@ def charge_usage(reported: Usage | None, counted: Counted, bound: Bound) -> Bill
 def _billed_prompt(
     reported: Usage | None, counted: Counted, bound: Bound, flags: set[UsageFlag]
 ) -> int:
-    if reported is None:
+    told = counted.prompt_tokens_early if reported is None else reported.prompt_tokens
+    if told is None:
         return min(counted.prompt_tokens_estimate, bound.prompt_tokens_max)
-    if reported.prompt_tokens > bound.prompt_tokens_max:
+    if told > bound.prompt_tokens_max:
         flags.add(UsageFlag.PROMPT_ABOVE_BOUND)
-    return min(reported.prompt_tokens, bound.prompt_tokens_max)
+    return min(told, bound.prompt_tokens_max)
 
 
 def _billed_completion(

@@ -7,7 +7,7 @@ import pytest
 from infern.core.errors import ConfigError
 from infern.core.wire.bounds import ModelLimits, bound
 from infern.core.wire.endpoints import Endpoint, InferenceRequest, parse_request
-from infern.core.wire.rewrite import Dialect, TokenLimit, to_upstream
+from infern.core.wire.rewrite import Dialect, EarlyUsage, TokenLimit, to_upstream
 
 Make = Callable[..., InferenceRequest]
 
@@ -76,6 +76,36 @@ def test_usage_is_forced_for_streams_only(chat: Make, limits: ModelLimits) -> No
     assert "stream_options" not in sent(chat(stream=True), limits, force_usage=False)
     asked = chat(stream=True, stream_options={"include_usage": True, "include_obfuscation": True})
     assert sent(asked, limits, force_usage=False)["stream_options"] == {"include_usage": True}
+
+
+VLLM = Dialect(early_usage=EarlyUsage.VLLM)
+LLAMA_CPP = Dialect(early_usage=EarlyUsage.LLAMA_CPP)
+
+
+def test_streams_ask_for_early_usage_as_the_server_knows_it(
+    chat: Make, completion: Make, limits: ModelLimits
+) -> None:
+    for make in (chat, completion):
+        vllm = sent(make(stream=True), limits, dialect=VLLM)
+        assert vllm["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+        assert "timings_per_token" not in vllm
+        llama = sent(make(stream=True), limits, dialect=LLAMA_CPP)
+        assert llama["stream_options"] == {"include_usage": True}
+        assert llama["timings_per_token"] is True
+        assert "timings_per_token" not in sent(make(stream=True), limits)
+
+
+@pytest.mark.parametrize("dialect", [VLLM, LLAMA_CPP])
+def test_early_usage_is_for_streams_that_are_metered(
+    chat: Make, embedding: Make, limits: ModelLimits, dialect: Dialect
+) -> None:
+    unmetered = sent(chat(stream=True), limits, dialect=dialect, force_usage=False)
+    for body in (
+        sent(chat(), limits, dialect=dialect),
+        sent(embedding(input=["a"]), limits, dialect=dialect),
+        unmetered,
+    ):
+        assert not {"stream_options", "timings_per_token"} & body.keys()
 
 
 def test_choices_are_per_prompt(completion: Make, limits: ModelLimits) -> None:

@@ -95,6 +95,83 @@ def test_usage_beside_choices_is_read_and_passed_on(streamed: Streamed) -> None:
     assert meter.usage.completion_tokens == 1
 
 
+def with_usage(raw: bytes, prompt: int, completion: int) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion}
+    return event({**json.loads(raw[6:]), "usage": usage})
+
+
+def with_timings(raw: bytes, read: int, cached: int, made: int) -> bytes:
+    timings = {"cache_n": cached, "prompt_n": read, "predicted_n": made, "predicted_ms": made / 7}
+    return event({**json.loads(raw[6:]), "timings": timings})
+
+
+def test_usage_in_every_chunk_tells_the_prompt_of_a_broken_stream(streamed: Streamed) -> None:
+    request, bound = streamed()
+    meter = SseMeter(request, bound)
+    raw = [with_usage(chunk(role="assistant"), 11, 0)]
+    raw += [with_usage(chunk(" word"), 11, made) for made in range(1, 6)]
+    events = send_all(meter, *raw)
+    assert [found.raw for found in events] == raw
+    assert kinds(events) == ["other"] + ["content"] * 5
+    assert not any(meter.is_hidden(found) or found.json for found in events)
+    billed = charge_usage(meter.usage, meter.counted(), bound)
+    assert (billed.prompt_tokens, billed.completion_tokens) == (11, 5)
+    last = meter.feed(usage_chunk(11, 5))[0]
+    assert last.kind is EventKind.USAGE
+    assert meter.is_hidden(last)
+
+
+def test_usage_of_one_choice_does_not_stand_for_several(streamed: Streamed) -> None:
+    request, bound = streamed(n=2)
+    meter = SseMeter(request, bound)
+    for made in range(1, 5):
+        send_all(meter, *(with_usage(chunk(" w", index=i), 11, made) for i in (0, 1)))
+    send_all(meter, with_usage(chunk(index=0, finish="stop"), 11, 4))
+    assert meter.usage is None
+    billed = charge_usage(meter.usage, meter.counted(), bound)
+    assert (billed.prompt_tokens, billed.completion_tokens) == (11, 8)
+
+
+def test_empty_usage_in_every_chunk_tells_nothing(streamed: Streamed) -> None:
+    request, bound = streamed()
+    meter = SseMeter(request, bound)
+    send_all(meter, *(with_usage(chunk("a"), 0, 0) for _ in range(3)))
+    counted = meter.counted()
+    assert (meter.usage, counted.prompt_tokens_early) == (None, None)
+    assert charge_usage(None, counted, bound).prompt_tokens == counted.prompt_tokens_estimate > 0
+
+
+def test_timings_in_every_chunk_tell_the_prompt_of_a_broken_stream(streamed: Streamed) -> None:
+    request, bound = streamed()
+    meter = SseMeter(request, bound)
+    raw = [chunk(role="assistant")]
+    raw += [with_timings(chunk(" word"), 2, 9, made) for made in range(1, 6)]
+    events = send_all(meter, *raw)
+    assert [found.raw for found in events] == raw
+    assert [found.content_bytes for found in events] == [0] + [5] * 5
+    assert meter.usage is None
+    billed = charge_usage(meter.usage, meter.counted(), bound)
+    assert (billed.prompt_tokens, billed.completion_tokens) == (11, 5)
+
+
+def test_the_prompt_is_told_again_after_a_shape_was_learnt(streamed: Streamed) -> None:
+    meter = SseMeter(*streamed())
+    send_all(meter, chunk("a"), chunk("b"), with_timings(chunk("c"), 7, 0, 3), chunk("d"))
+    counted = meter.counted()
+    assert (counted.deltas, counted.content_bytes, counted.prompt_tokens_early) == (4, 4, 7)
+
+
+def test_what_is_told_of_one_prompt_of_several_does_not_lower_the_estimate() -> None:
+    prompts = ["word " * 60] * 3
+    body = json.dumps({"model": "m", "prompt": prompts, "stream": True, "max_tokens": 9}).encode()
+    request = parse_request(Endpoint.COMPLETIONS, body)
+    meter = SseMeter(request, Bound(prompt_tokens_max=999, completion_tokens_max=9, n=3))
+    estimate = meter.counted().prompt_tokens_estimate
+    send_all(meter, with_timings(event({"choices": [{"index": 0, "text": "a"}]}), 61, 0, 1))
+    assert estimate > 61
+    assert meter.counted().prompt_tokens_early == estimate
+
+
 def test_a_later_null_usage_does_not_erase_the_report(streamed: Streamed) -> None:
     meter = SseMeter(*streamed())
     send_all(meter, usage_chunk(9, 4), event({"choices": [], "usage": None}))

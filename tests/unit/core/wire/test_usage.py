@@ -125,6 +125,44 @@ def test_without_a_report_the_deltas_count() -> None:
     assert billed.flags == {UsageFlag.MISSING}
 
 
+def test_a_prompt_told_early_is_billed_without_a_report() -> None:
+    told = replace(COUNTED, is_complete=False, prompt_tokens_early=60)
+    billed = charge_usage(None, told, BOUND)
+    assert (billed.prompt_tokens, billed.completion_tokens) == (60, 10)
+    assert charge_usage(report(30), told, BOUND).prompt_tokens == 30
+    gone = replace(told, is_delivered=False)
+    assert charge_usage(None, gone, BOUND).prompt_tokens == 0
+
+
+def test_a_prompt_told_early_stays_inside_the_bound() -> None:
+    told = replace(COUNTED, is_complete=False, prompt_tokens_early=101)
+    billed = charge_usage(None, told, BOUND)
+    assert billed.prompt_tokens == 100
+    assert billed.flags == {UsageFlag.MISSING, UsageFlag.PROMPT_ABOVE_BOUND}
+
+
+@pytest.mark.parametrize(
+    ("timings", "tokens"),
+    [
+        ({"prompt_n": 3, "cache_n": 40}, 43),
+        ({"prompt_n": 3, "cache_n": 0}, 3),
+        ({"prompt_n": 0, "cache_n": 0}, None),
+        ({"prompt_n": 3}, None),
+        ({"prompt_n": -1, "cache_n": 5}, None),
+        ({"prompt_n": 3.0, "cache_n": 5}, None),
+        ({"prompt_n": True, "cache_n": 5}, None),
+        ([3, 5], None),
+        (None, None),
+    ],
+)
+def test_timings_tell_the_prompt(timings: object, tokens: int | None) -> None:
+    body = {"choices": [], "timings": timings}
+    chunk = read_chunk(body, choices=1)  # type: ignore[arg-type] # some wrong on purpose
+    assert chunk.prompt_tokens == tokens
+    assert chunk.usage is None
+    assert not chunk.is_usage_only
+
+
 def test_without_a_report_one_big_delta_is_not_free() -> None:
     bound = replace(BOUND, completion_tokens_max=10_000)
     counted = replace(COUNTED, deltas=1, content_bytes=6_000)
