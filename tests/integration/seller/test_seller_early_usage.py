@@ -32,6 +32,12 @@ ASKS_EARLY: dict[EarlyUsage, Any] = {
 }
 
 
+def telling(raw: bytes, members: Any) -> bytes:
+    """The same chunk with more members."""
+    known: Any = loads_object(raw[6:])
+    return event({**known, **members})
+
+
 @pytest.mark.parametrize("early_usage", list(TELLS_EARLY))
 @pytest.mark.parametrize("payer", ["key", "proof"])
 async def test_abuse_20_who_leaves_early_is_charged_the_real_prompt(
@@ -44,7 +50,7 @@ async def test_abuse_20_who_leaves_early_is_charged_the_real_prompt(
     key = await world.key(BALANCE)
     paying = {"key": key} if payer == "key" else {"proof": await world.proof(body)}
     plain = [chunk(delta={"role": "assistant"}), chunk("a"), chunk("b"), chunk("c")]
-    told = [event({**loads_object(raw[6:]), **TELLS_EARLY[early_usage]}) for raw in plain]
+    told = [telling(raw, TELLS_EARLY[early_usage]) for raw in plain]
     world.model.plan.append(streaming([*told, Step.HANG]))
     got = await world.chat(body, client=HttpClient(leave_after=len(told)), **paying)
     assert got.body == b"".join(told)
@@ -59,8 +65,7 @@ async def test_abuse_20_who_leaves_early_is_charged_the_real_prompt(
 async def test_abuse_20_a_prompt_told_early_is_charged_up_to_the_ceiling(world: Any) -> None:
     key = await world.key(BALANCE)
     body = world.body(stream=True)
-    timings = {"prompt_n": 10**6, "cache_n": 0}
-    told = event({**loads_object(chunk("a")[6:]), "timings": timings})
+    told = telling(chunk("a"), {"timings": {"prompt_n": 10**6, "cache_n": 0}})
     world.model.plan.append(streaming([told, Step.HANG]))
     got = await world.chat(body, key=key, client=HttpClient(leave_after=1))
     receipt = await world.stored_receipt(got)
