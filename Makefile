@@ -59,6 +59,8 @@ lock:  ## recompute the locks with hashes and no download addresses (needs uv)
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/runtime.lock
 	uv pip compile -q pyproject.toml requirements/dev.in --extra demo --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/dev.lock
+	uv pip compile -q models/tiny/requirements.in --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/train.lock
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) tests/clients/node/node_modules .lint-imports.log
