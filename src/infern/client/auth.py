@@ -17,10 +17,10 @@ from collections.abc import AsyncGenerator, Generator
 
 import httpx2
 
-from infern.client.delivery import AsyncWatchedStream, Delivery, Expected, WatchedStream
+from infern.client.delivery import AsyncWatchedStream, Delivery, WatchedStream
 from infern.client.drive import AsyncDriver, SyncDriver, leave
 from infern.client.effects import Ask
-from infern.client.exchange import Exchange, Order, Outcome
+from infern.client.exchange import Exchange, Outcome
 from infern.client.messages import (
     aread_reply,
     dress,
@@ -78,7 +78,7 @@ class F402Auth(httpx2.Auth):
                 todo = driver.answer(read_reply(response, request))
             if response is not None and todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.SyncByteStream)
-                delivery = self._delivery(todo, request, order, exchange)
+                delivery = self._delivery(todo, request, exchange)
                 response.stream = WatchedStream(response.stream, delivery)
             elif response is not None and todo.attempt is not None:
                 mark_final(response)
@@ -108,7 +108,7 @@ class F402Auth(httpx2.Auth):
                 todo = await driver.answer(await aread_reply(response, request))
             if response is not None and todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.AsyncByteStream)
-                delivery = self._delivery(todo, request, order, exchange)
+                delivery = self._delivery(todo, request, exchange)
                 response.stream = AsyncWatchedStream(response.stream, delivery)
             elif response is not None and todo.attempt is not None:
                 mark_final(response)
@@ -119,17 +119,10 @@ class F402Auth(httpx2.Auth):
         finally:
             leave(exchange.held, self.wallet)
 
-    def _delivery(
-        self, outcome: Outcome, request: httpx2.Request, order: Order, exchange: Exchange
-    ) -> Delivery:
-        return Delivery(
-            wallet=self.wallet,
-            held=exchange.held,
-            expected=Expected(
-                digest=order.digest,
-                is_charged=outcome.attempt is not None or has_key(request),
-                agents=self.wallet.known_of(order.origin).agents,
-            ),
-            headers=outcome.reply.headers,
+    def _delivery(self, outcome: Outcome, request: httpx2.Request, exchange: Exchange) -> Delivery:
+        return exchange.delivery(
+            outcome,
+            is_keyed=has_key(request),
+            agents=self.wallet.known_of(exchange.order.origin).agents,
             log=self.receipts,
         )

@@ -7,12 +7,14 @@ and what was paid stays on record until it is answered or redeemed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from infern.client.delivery import Delivery, Expected
 from infern.client.effects import Adopt, Ask, Reply, Sleep, Steps, WireBroken, adopt, ask
 from infern.client.journal import Attempt, AttemptKind
 from infern.client.paying import Held, begin_payment, resume_payment, step
+from infern.client.receipts import ReceiptLog
 from infern.client.wallet import Patience, Wallet
 from infern.core.errors import (
     InvariantViolation,
@@ -24,12 +26,12 @@ from infern.core.errors import (
     RemoteProtocolError,
     Retry,
 )
-from infern.core.f402.checks import Ceilings, Expectation, check_offer, own_ceilings
+from infern.core.f402.checks import Expectation, check_offer, own_ceilings
 from infern.core.f402.client import ClientEvent, ClientState, advance
 from infern.core.f402.credential import proof_header
 from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import Offer, parse_offer
-from infern.core.ids import RequestDigest
+from infern.core.ids import Pubkey, RequestDigest
 from infern.core.units import CKB
 from infern.core.wire import strict_json
 
@@ -60,14 +62,16 @@ class Order:
         url: Absolute URL.
         digest: Of exactly the bytes that are sent.
         can_pay: False when there is no Fiber node to pay with; old proofs are used all the same.
-        ceilings: What the request can use at most, as far as its own bytes tell.
+        target: Origin form with query.
+        body: The bytes that are sent.
     """
 
     origin: str
     url: str
     digest: RequestDigest
     can_pay: bool
-    ceilings: Ceilings | None = None
+    target: str
+    body: bytes = field(repr=False)
 
     @classmethod
     def of(cls, *, method: str, origin: str, target: str, body: bytes, can_pay: bool) -> "Order":
@@ -77,7 +81,8 @@ class Order:
             url=origin + target,
             digest=request_digest(method, target, body),
             can_pay=can_pay,
-            ceilings=own_ceilings(target, body) if can_pay else None,
+            target=target,
+            body=body,
         )
 
 
@@ -98,7 +103,7 @@ class Exchange:
     """One run. `run` is the generator; `held` is the row it owns, for cleaning up."""
 
     def __init__(self, order: Order, wallet: Wallet) -> None:
-        self._order = order
+        self.order = order
         self._wallet = wallet
         self.held = Held()
 
@@ -124,20 +129,42 @@ class Exchange:
             attempt = yield from begin_payment(self.held, intended, self._wallet)
         return (yield from self._prove(attempt))
 
+    def delivery(
+        self, outcome: Outcome, *, is_keyed: bool, agents: frozenset[Pubkey], log: ReceiptLog
+    ) -> Delivery:
+        """What follows a successful answer to its end; takes the row over.
+
+        Args:
+            outcome: How `run` ended.
+            is_keyed: The request carried a prepaid key, so a receipt is owed in any case.
+            agents: The seller's agent keys known beforehand.
+            log: Where the receipt's check is kept.
+        """
+        expected = Expected(
+            digest=self.order.digest,
+            is_charged=outcome.attempt is not None or is_keyed,
+            agents=agents,
+        )
+        return Delivery(
+            wallet=self._wallet,
+            held=self.held,
+            expected=expected,
+            headers=outcome.reply.headers,
+            log=log,
+        )
+
     def _max_amount(self) -> int | None:
-        return self._wallet.budget.per_request if self._order.can_pay else None
+        return self._wallet.budget.per_request if self.order.can_pay else None
 
     def _resume(self) -> Steps[Attempt | None]:
         """A payment made earlier for this very request, certainly paid, or None."""
-        wanted = Adopt(
-            origin=self._order.origin, digest=self._order.digest, kind=AttemptKind.REQUEST
-        )
+        wanted = Adopt(origin=self.order.origin, digest=self.order.digest, kind=AttemptKind.REQUEST)
         for _ in range(MAX_ADOPTIONS):
             attempt = yield from adopt(wanted)
             self.held.attempt = attempt
             if attempt is None or attempt.state is not ClientState.PAYING:
                 return attempt
-            if not self._order.can_pay:
+            if not self.order.can_pay:
                 raise PaymentOutcomeUnknown(
                     "an earlier payment for this request is unaccounted for, and there is no"
                     " Fiber node to ask. Start the node it was paid from and repeat."
@@ -151,21 +178,21 @@ class Exchange:
 
     def _consider(self, reply: Reply) -> Attempt | None:
         """Read and check the offer of a 402; None when there is nothing to pay here."""
-        offer = parse_offer(reply.body, self._order.url)
-        if offer is None or not self._order.can_pay:
+        offer = parse_offer(reply.body, self.order.url)
+        if offer is None or not self.order.can_pay:
             return None
         now_ms = self._wallet.clock.now_ms()
-        known = self._wallet.known_of(self._order.origin)
+        known = self._wallet.known_of(self.order.origin)
         expected = Expectation(
-            digest=self._order.digest,
-            origin=self._order.origin,
+            digest=self.order.digest,
+            origin=self.order.origin,
             network=self._wallet.network,
             asset=CKB,
             max_amount=self._wallet.budget.per_request,
             now_s=now_ms // 1000,
             pay_to=known.pay_to,
             price=known.price,
-            ceilings=self._order.ceilings,
+            ceilings=own_ceilings(self.order.target, self.order.body),
         )
         check_offer(offer, expected, self._wallet.verifier)
         return self._intent(offer, now_ms)
@@ -176,8 +203,8 @@ class Exchange:
             payment_hash=claims.payment_hash,
             kind=AttemptKind.REQUEST,
             digest=claims.digest,
-            origin=self._order.origin,
-            resource=self._order.url,
+            origin=self.order.origin,
+            resource=self.order.url,
             pay_to=claims.pay_to,
             provider=offer.provider,
             amount=claims.amount,

@@ -12,7 +12,7 @@ from typing import Final
 import httpx2
 
 from infern.client.account import named_keys
-from infern.client.delivery import AsyncWatchedStream, Delivery, Expected, WatchedStream
+from infern.client.delivery import AsyncWatchedStream, Delivery, WatchedStream
 from infern.client.drive import AsyncDriver, SyncDriver, leave
 from infern.client.effects import Ask, Reply, WireBroken
 from infern.client.exchange import Exchange, Order, Outcome
@@ -105,18 +105,11 @@ class _Paying:
             and self._book.is_due(self.wallet.clock.now_ms())
         )
 
-    def _delivery(
-        self, outcome: Outcome, request: httpx2.Request, order: Order, exchange: Exchange
-    ) -> Delivery:
-        return Delivery(
-            wallet=self.wallet,
-            held=exchange.held,
-            expected=Expected(
-                digest=order.digest,
-                is_charged=outcome.attempt is not None or has_key(request),
-                agents=self._agents_of(order.origin),
-            ),
-            headers=outcome.reply.headers,
+    def _delivery(self, outcome: Outcome, request: httpx2.Request, exchange: Exchange) -> Delivery:
+        return exchange.delivery(
+            outcome,
+            is_keyed=has_key(request),
+            agents=self._agents_of(exchange.order.origin),
             log=self.receipts,
         )
 
@@ -168,7 +161,7 @@ class F402Transport(_Paying, httpx2.BaseTransport):
             response = _last(response)
             if todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.SyncByteStream)
-                delivery = self._delivery(todo, request, order, exchange)
+                delivery = self._delivery(todo, request, exchange)
                 response.stream = WatchedStream(response.stream, delivery)
                 response.extensions[DELIVERY_EXTENSION] = delivery
             elif todo.attempt is not None:
@@ -246,7 +239,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
             response = _last(response)
             if todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.AsyncByteStream)
-                delivery = self._delivery(todo, request, order, exchange)
+                delivery = self._delivery(todo, request, exchange)
                 response.stream = AsyncWatchedStream(response.stream, delivery)
                 response.extensions[DELIVERY_EXTENSION] = delivery
             elif todo.attempt is not None:
