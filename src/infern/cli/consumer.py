@@ -13,9 +13,10 @@ from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.home import infern_home
 from infern.cli.settings import Settings
 from infern.client.budget import Budget
+from infern.client.wallet import Wallet
 from infern.core.errors import CODES, ConfigError, ProtocolError, TransportError
 from infern.core.units import Network
-from infern.sdk import AsyncInfern, open_wallet
+from infern.sdk import AsyncInfern, close_wallet, open_wallet
 
 KINDS: Final[dict[str, dict[str, type]]] = {
     "consumer": {"base_url": str, "api_key": str, "network": str},
@@ -66,21 +67,35 @@ class Consumer:
         return FiberRpcClient(self.rpc_url, token=self.rpc_token)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[AsyncInfern]:
-        """A paying client of the seller, closed again with its node and journal.
-
-        Raises:
-            InfernError: What the seller refused or the wire broke, in our own words.
-        """
+    async def wallet(self) -> AsyncIterator[Wallet]:
+        """The wallet with its journal, closed again with its nodes."""
         wallet = open_wallet(
             fiber_rpc_url=self.rpc_url,
             fiber_rpc_token=self.rpc_token,
             network=self.network,
             budget=self.budget,
         )
-        client = AsyncInfern(base_url=self.seller(), api_key=self.api_key or None, wallet=wallet)
         try:
-            yield client
+            yield wallet
+        finally:
+            if isinstance(wallet.node, FiberRpcClient):
+                await wallet.node.aclose()
+            close_wallet(wallet)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncInfern]:
+        """A paying client of the seller, closed again with its node and journal.
+
+        Raises:
+            InfernError: What the seller refused or the wire broke, in our own words.
+        """
+        base_url, api_key = self.seller(), self.api_key or None
+        try:
+            async with (
+                self.wallet() as wallet,
+                AsyncInfern(base_url=base_url, api_key=api_key, wallet=wallet) as client,
+            ):
+                yield client
         except openai.APIStatusError as error:
             body = error.body if isinstance(error.body, dict) else {}
             code = body.get("code")
@@ -89,13 +104,8 @@ class Consumer:
             ) from error
         except openai.APIConnectionError as error:
             raise TransportError(
-                f"the seller at {self.seller()} does not answer; is the address right?"
+                f"the seller at {base_url} does not answer; is the address right?"
             ) from error
-        finally:
-            await client.close()
-            if isinstance(wallet.node, FiberRpcClient):
-                await wallet.node.aclose()
-            wallet.journal.close()
 
 
 def load_consumer(flags: dict[str, Any]) -> Consumer:

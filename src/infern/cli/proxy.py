@@ -12,7 +12,6 @@ from infern.cli.output import emit_json, say
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount, parse_ckb
 from infern.proxy.config import DEFAULT_PORT, TOKEN_PREFIX, Prepaid, ProxyConfig
-from infern.sdk import open_wallet
 
 TOKEN_BYTES: Final = 24
 TOKEN_FILE: Final = "proxy.token"  # noqa: S105 - a file's name
@@ -78,17 +77,10 @@ def _prepaid(text: str | None) -> Prepaid | None:
 
 
 async def _serve(consumer: Consumer, config: ProxyConfig, *, as_json: bool) -> None:
-    from infern.adapters.fiber_rpc import FiberRpcClient
     from infern.cli.compose import asgi_server
     from infern.proxy.app import ProxyApp
 
-    wallet = open_wallet(
-        fiber_rpc_url=consumer.rpc_url,
-        fiber_rpc_token=consumer.rpc_token,
-        network=consumer.network,
-        budget=consumer.budget,
-    )
-    try:
+    async with consumer.wallet() as wallet:
         server = asgi_server(
             ProxyApp(config, wallet),
             host=config.host,
@@ -96,10 +88,6 @@ async def _serve(consumer: Consumer, config: ProxyConfig, *, as_json: bool) -> N
             on_started=lambda: _announce(consumer, config, as_json=as_json),
         )
         await server.serve()
-    finally:
-        if isinstance(wallet.node, FiberRpcClient):
-            await wallet.node.aclose()
-        wallet.journal.close()
 
 
 def _announce(consumer: Consumer, config: ProxyConfig, *, as_json: bool) -> None:
