@@ -225,7 +225,6 @@ class Pipeline:
                 settlement=settlement,
                 sale=sale,
                 limits=parts.config.limits,
-                clock=parts.clock,
                 responder=exchange.responder,
             ).serve(exchange.receive)
 

@@ -30,7 +30,7 @@ from infern.core.wire.chunks import (
 )
 from infern.core.wire.strict_json import JsonObject, dumps, loads_object
 from infern.core.wire.usage import charge_usage, read_usage
-from infern.ports import Clock, UpstreamReply
+from infern.ports import UpstreamReply
 from infern.seller.backend import Backend
 from infern.seller.config import SellerLimits
 from infern.seller.http import ClientGone, Receive, Responder
@@ -53,7 +53,6 @@ class Relay:
         settlement: Settlement,
         sale: Sale,
         limits: SellerLimits,
-        clock: Clock,
         responder: Responder,
     ) -> None:
         self._backend = backend
@@ -61,7 +60,6 @@ class Relay:
         self._settlement = settlement
         self._sale = sale
         self._limits = limits
-        self._clock = clock
         self._responder = responder
         self._delivery: StreamDelivery | None = None
         self._total = anyio.CancelScope()
