@@ -23,7 +23,7 @@ from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
 from infern.core.ledger.books import violations
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import KeyRecord, PaidRequest, Topup, TopupState
+from infern.core.ledger.records import KeyRecord, PaidRequest, RemainderPlan, Topup, TopupState
 from infern.core.units import CKB
 
 T = TypeVar("T")
@@ -208,7 +208,7 @@ class LedgerMachine(RuleBasedStateMachine):
             hold.hold_id,
             receipt(charged),
             request_id=RequestId(secrets.token_hex(8)),
-            remainder_to=key,
+            remainder=RemainderPlan(key=key),
         )
         if not made.is_open:
             with pytest.raises(LedgerError):

@@ -23,6 +23,8 @@ TabId = NewType("TabId", str)
 """Primary key of a tab in the ledger."""
 HoldId = NewType("HoldId", str)
 """Primary key of a hold in the ledger."""
+PayoutId = NewType("PayoutId", str)
+"""Primary key of a payout in the ledger."""
 
 _HEX = re.compile(r"[0-9a-f]*")
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"

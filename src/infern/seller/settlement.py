@@ -20,7 +20,7 @@ from infern.core.f402.challenge import Challenge, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import Captured, KeyRecord, PaidRequest
+from infern.core.ledger.records import Captured, KeyRecord, PaidRequest, RemainderPlan
 from infern.core.wire.strict_json import JsonObject
 from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
@@ -244,7 +244,9 @@ class Settlement:
             self._hold_id,
             receipt,
             request_id=self._sale.request_id,
-            remainder_to=self._sale.payer.key if self._sale.payer.challenge else None,
+            remainder=RemainderPlan(key=self._sale.payer.key)
+            if self._sale.payer.challenge
+            else RemainderPlan(),
         )
 
     async def _capture(self, receipt: Receipt) -> Captured:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infern.adapters.sqlite_ledger import SqliteLedger, rows
+from infern.adapters.sqlite_ledger import SqliteLedger, schema
 from infern.adapters.sqlite_ledger import engine as engine_module
 from infern.adapters.sqlite_ledger.engine import WriterEngine
 from infern.core.errors import ConfigError, LedgerError, QuotaExceeded
@@ -23,7 +23,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY, y INTEGER CHECK (
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Any:
-    made = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    made = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     yield made
     made.close()
 
@@ -94,7 +94,7 @@ def test_a_second_owner_is_refused_here_and_in_another_process(
 def test_a_newer_ledger_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     database = sqlite3.connect(path)
-    database.execute(f"PRAGMA user_version = {rows.SCHEMA_VERSION + 1}")
+    database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     database.execute("CREATE TABLE tabs_of_the_future (x)")
     database.commit()
     database.close()
@@ -210,7 +210,7 @@ async def test_a_full_queue_refuses_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "MAX_QUEUE", 3)
-    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     gate, started = threading.Event(), threading.Event()
 
     def block(_: sqlite3.Connection) -> None:
@@ -258,7 +258,7 @@ async def test_closing_finishes_what_is_queued(engine: Any, tmp_path: Path) -> N
 
 def test_threads_that_submit_while_it_closes_are_answered(tmp_path: Path) -> None:
     """Nobody may be queued behind the end, where no answer ever comes."""
-    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     booked, refused = [], []
     start = threading.Barrier(9)
 

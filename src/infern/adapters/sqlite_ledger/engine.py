@@ -14,7 +14,7 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
@@ -38,16 +38,19 @@ class WriterEngine:
         path: The database file; its parent exists.
         schema: SQL that makes the tables when they are absent.
         version: Version of the schema.
+        migrations: By version, SQL that prepares an older file for `schema`.
 
     Raises:
         ConfigError: Another process has the ledger open, the file is not usable, or a newer
             version made it; it is left as it was.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(
+        self, path: Path, schema: str, version: int, migrations: Mapping[int, str]
+    ) -> None:
         self._lock_file = _lock(path)
         try:
-            self._connection = _open(path, schema, version)
+            self._connection = _open(path, schema, version, migrations)
         except BaseException as error:
             self._lock_file.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -175,18 +178,22 @@ def _lock(path: Path) -> IO[bytes]:
     return handle
 
 
-def _open(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def _open(
+    path: Path, schema: str, version: int, migrations: Mapping[int, str]
+) -> sqlite3.Connection:
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
-        _prepare(connection, schema, version)
+        _prepare(connection, schema, version, migrations)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, schema: str, version: int) -> None:
+def _prepare(
+    connection: sqlite3.Connection, schema: str, version: int, migrations: Mapping[int, str]
+) -> None:
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > version:
         raise ConfigError(
@@ -197,5 +204,7 @@ def _prepare(connection: sqlite3.Connection, schema: str, version: int) -> None:
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA wal_autocheckpoint=4000")
-    connection.executescript(schema)
-    connection.execute(f"PRAGMA user_version = {version}")
+    steps = [migrations[step] for step in range(found, version) if found]
+    # One transaction, so that a process that dies here leaves the older file or the newer one.
+    script = [*steps, schema, f"PRAGMA user_version = {version}"]
+    connection.executescript(";\n".join(["BEGIN IMMEDIATE", *script, "COMMIT"]))

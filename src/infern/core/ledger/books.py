@@ -7,6 +7,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from infern.core.ledger.hold import Hold, HoldState
+from infern.core.ledger.lock import Lock
+from infern.core.ledger.payout import Payout
 from infern.core.ledger.tab import Tab
 from infern.core.units import Asset
 
@@ -18,13 +20,16 @@ class Totals:
     Args:
         deposited: Everything credited to tabs, transfers between tabs included.
         balance: What payers can still use: the operator's liability, with `held`.
-        held: Reserved by open holds.
-        spent: The operator's revenue.
+        held: Reserved by open holds and by payouts under way.
+        spent: The operator's revenue, still locked charges included.
         refunded: Taken out of tabs, transfers included.
         transferred: Moved from tab to tab; part of both `deposited` and `refunded`.
-        received: What Fiber payments brought in from outside.
-        sent: What was paid out to the outside.
+        received: What Fiber payments brought in from outside, locks included.
+        sent: What was paid out to the outside, routing fees included.
+        returned: Locks that were given back to their payers.
         captured: What the captured holds charged.
+        locked: Deposits that are pending locks: not money at the node yet.
+        owed: Reserved by payouts under way; part of `held`.
     """
 
     deposited: int
@@ -35,7 +40,10 @@ class Totals:
     transferred: int
     received: int
     sent: int
+    returned: int
     captured: int
+    locked: int
+    owed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,18 +53,24 @@ class Books:
     Args:
         tabs: Every tab.
         holds: Every open hold (ended ones may be left out).
+        locks: Every open lock.
+        payouts: Every open payout.
         received: Base units credited from outside, by asset.
         captured: Base units charged by captured holds, by asset.
         transferred: Base units moved between tabs, by asset.
-        sent: Base units paid out, by asset.
+        sent: Base units paid out with their fees, by asset.
+        returned: Base units of deposits whose locks were given back, by asset.
     """
 
     tabs: tuple[Tab, ...]
     holds: tuple[Hold, ...]
+    locks: tuple[Lock, ...]
+    payouts: tuple[Payout, ...]
     received: dict[Asset, int]
     captured: dict[Asset, int]
     transferred: dict[Asset, int]
     sent: dict[Asset, int]
+    returned: dict[Asset, int]
 
 
 def totals(books: Books) -> dict[Asset, Totals]:
@@ -64,8 +78,10 @@ def totals(books: Books) -> dict[Asset, Totals]:
     by_asset: dict[Asset, list[Tab]] = defaultdict(list)
     for tab in books.tabs:
         by_asset[tab.asset].append(tab)
-    for asset in (*books.received, *books.captured, *books.transferred, *books.sent):
-        by_asset[asset] += []
+    outside = (books.received, books.captured, books.transferred, books.sent, books.returned)
+    for sums in outside:
+        for asset in sums:
+            by_asset[asset] += []
     return {
         asset: Totals(
             deposited=sum(t.deposited for t in tabs),
@@ -76,7 +92,10 @@ def totals(books: Books) -> dict[Asset, Totals]:
             transferred=books.transferred.get(asset, 0),
             received=books.received.get(asset, 0),
             sent=books.sent.get(asset, 0),
+            returned=books.returned.get(asset, 0),
             captured=books.captured.get(asset, 0),
+            locked=sum(k.amount for k in books.locks if k.is_pending and k.asset == asset),
+            owed=sum(p.reserved for p in books.payouts if p.is_open and p.asset == asset),
         )
         for asset, tabs in by_asset.items()
     }
@@ -89,10 +108,15 @@ def violations(books: Books) -> list[str]:
     for hold in books.holds:
         if hold.state is HoldState.OPEN:
             open_by_tab[hold.tab_id] += hold.amount
+    for payout in books.payouts:
+        if payout.is_open:
+            open_by_tab[payout.tab_id] += payout.reserved
     for tab in books.tabs:
         if tab.held != open_by_tab.pop(tab.tab_id, 0):
-            found.append(f"tab {tab.tab_id}: held is not the sum of its open holds")
-    found += [f"an open hold names tab {tab_id}, which is not there" for tab_id in open_by_tab]
+            found.append(f"tab {tab.tab_id}: held is not the sum of its open holds and payouts")
+    found += [
+        f"an open hold or payout names tab {tab_id}, which is not there" for tab_id in open_by_tab
+    ]
     for asset, t in totals(books).items():
         if t.deposited != t.balance + t.held + t.spent + t.refunded:
             found.append(f"{asset}: deposited is not balance + held + spent + refunded")
@@ -100,6 +124,6 @@ def violations(books: Books) -> list[str]:
             found.append(f"{asset}: tabs were credited with something that never came in")
         if t.spent != t.captured:
             found.append(f"{asset}: spent is not what the captured holds charged")
-        if t.refunded != t.sent + t.transferred:
+        if t.refunded != t.sent + t.returned + t.transferred:
             found.append(f"{asset}: tabs were debited for something that never went out")
     return found
