@@ -45,7 +45,7 @@ class _Table:
     def __init__(self, rows: Sequence[Row], *, streamed: bool) -> None:
         self._rows = [row for row in rows if row.streamed is streamed]
         self.connections = sorted({row.connections for row in self._rows})
-        at = RATIO_AT if RATIO_AT in self.connections else self.connections[0]
+        at = RATIO_AT if RATIO_AT in self.connections else min(self.connections, default=RATIO_AT)
         names = {row.scenario for row in self._rows}
         self.names = sorted(names, key=lambda name: self.cpu(name, at))
         self.ratio_at = at
@@ -155,15 +155,9 @@ def summary(
         "gets.",
         "",
         *(f"**{name} was not installed and was not measured.**\n" for name in absent),
-        "## Plain answers",
-        "",
-        *plain.lines("request"),
-        "",
-        "## Streams",
-        "",
-        *streamed.lines("stream"),
-        "",
-        f"CPU per chunk is a {CHUNKS}th of that.",
+        *(["## Plain answers", "", *plain.lines("request"), ""] if plain.names else []),
+        *(["## Streams", "", *streamed.lines("stream"), ""] if streamed.names else []),
+        f"CPU per chunk of a stream is a {CHUNKS}th of that of the stream.",
         "",
         "## Against the targets",
         "",

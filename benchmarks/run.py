@@ -107,9 +107,13 @@ class Bench:
             other = await servers.agent(name, upstream, rpc_url, source=Path(source).resolve())
             key = await Consumer(other.url, node).key()
             self.scenarios += _both(f"prepaid ({name})", other, dict(bearer(key)), ours=True)
-        if self._args.only:
-            wanted = self._args.only.split(",")
-            self.scenarios = [s for s in self.scenarios if s.name.startswith(tuple(wanted))]
+        wanted = tuple(self._args.only.split(","))
+        streamed = [kind == "streamed" for kind in self._args.kinds]
+        self.scenarios = [
+            scenario
+            for scenario in self.scenarios
+            if scenario.name.startswith(wanted) and scenario.streamed in streamed
+        ]
 
     def _add_peer(self, name: str, server: Server | None, headers: dict[str, str]) -> None:
         if server is None:
@@ -200,6 +204,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pace-ms", type=int, default=2, help="between two chunks of a stream")
     parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS)
     parser.add_argument("--only", default="", help="scenarios by the begin of their names: a,b")
+    parser.add_argument("--kinds", nargs="+", default=["plain", "streamed"])
     parser.add_argument(
         "--against", action="append", default=[], metavar="NAME=SRC", help="another source tree"
     )
