@@ -23,6 +23,8 @@ from infern.core.errors import ConfigError, InfernError, LedgerError
 
 T = TypeVar("T")
 Command = Callable[[sqlite3.Connection], T]
+Answer = Callable[[Any, BaseException | None], None]
+"""Takes a command's outcome, in the writer's thread, once it is durable or refused."""
 
 MAX_QUEUE: Final = 10_000
 """Commands waiting at once; above it callers are refused, nothing is booked."""
@@ -59,7 +61,7 @@ class WriterEngine:
         # Between the look at `_closed` and the put nobody may close, or a command would be
         # queued behind the end and its caller would wait for ever.
         self._submitting = threading.Lock()
-        self._queue: queue.Queue[tuple[Command[Any], Future[Any]] | None] = queue.Queue(MAX_QUEUE)
+        self._queue: queue.SimpleQueue[tuple[Command[Any], Answer] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="infern-ledger", daemon=True)
         self._thread.start()
@@ -73,20 +75,42 @@ class WriterEngine:
             LedgerError: `ledger_unavailable`; the command had no effect.
             InfernError: Whatever the command itself refused with; it had no effect.
         """
-        # Without the shield a cancelled wait would cancel a command still in the queue.
-        return await asyncio.shield(asyncio.wrap_future(self.submit(command)))
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        # Not a future of the writer's that is wrapped and shielded: that made five objects and two
+        # hops of each command, a third of what a booking cost.
+        self._put(
+            command,
+            lambda result, problem: _tell(loop, answered, (result, problem)),
+        )
+        result, problem = await answered
+        if problem is not None:
+            raise problem
+        booked: T = result
+        return booked
 
     def submit(self, command: Command[T]) -> "Future[T]":
-        """Queue a command from any thread."""
+        """Queue a command from any thread. Cancelling the future does not stop the command."""
         future: Future[T] = Future()
+
+        def answer(result: Any, problem: BaseException | None) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+
+        self._put(command, answer)
+        return future
+
+    def _put(self, command: Command[Any], answer: Answer) -> None:
         with self._submitting:
             if self._closed:
                 raise LedgerError("the ledger is closed")
-            try:
-                self._queue.put_nowait((command, future))
-            except queue.Full:
-                raise LedgerError("the ledger is overloaded; try again", retry_after_s=1) from None
-        return future
+            if self._queue.qsize() >= MAX_QUEUE:
+                raise LedgerError("the ledger is overloaded; try again", retry_after_s=1)
+            self._queue.put((command, answer))
 
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
@@ -105,30 +129,25 @@ class WriterEngine:
             batch = [self._queue.get()]
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            jobs = [job for job in batch if job is not None]
-            open_for_business = len(jobs) == len(batch)
-            if jobs:
-                self._commit(jobs)
+            live = [entry for entry in batch if entry is not None]
+            open_for_business = len(live) == len(batch)
+            if live:
+                self._commit(live)
 
-    def _commit(self, jobs: list[tuple[Command[Any], Future[Any]]]) -> None:
-        # From here on no caller can cancel, so that every future is still ours to answer.
-        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
+    def _commit(self, batch: list[tuple[Command[Any], Answer]]) -> None:
+        outcomes: list[tuple[Any, BaseException | None]] = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for command, future in live:
-                outcomes.append((future, *self._one(command)))
+            for command, _ in batch:
+                outcomes.append(self._one(command))
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             _log.exception("the ledger could not commit")
             self._rollback()
             failure = LedgerError(f"the ledger could not commit: {error}")
-            outcomes = [(future, None, failure) for _, future in live]
-        for future, result, problem in outcomes:
-            if problem is None:
-                future.set_result(result)
-            else:
-                future.set_exception(problem)
+            outcomes = [(None, failure)] * len(batch)
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            answer(*outcome)
 
     def _one(self, command: Command[Any]) -> tuple[Any, BaseException | None]:
         self._connection.execute("SAVEPOINT command")
@@ -161,6 +180,21 @@ class WriterEngine:
         with contextlib.suppress(sqlite3.Error):
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    answered: "asyncio.Future[tuple[Any, BaseException | None]]",
+    outcome: tuple[Any, BaseException | None],
+) -> None:
+    """Answer a caller in its own loop, if both are still there."""
+
+    def settle() -> None:
+        if not answered.done():
+            answered.set_result(outcome)
+
+    with contextlib.suppress(RuntimeError):  # its loop has ended
+        loop.call_soon_threadsafe(settle)
 
 
 def _lock(path: Path) -> IO[bytes]:
