@@ -20,21 +20,25 @@ from infern.core.ledger.tab import Tab
 from infern.core.units import Asset
 
 from . import bookings, rows
-from .engine import WriterEngine
+from .engine import Engine, WriterEngine
 
 
 class SqliteLedger:
     """The ledger of one seller process; see `infern.ports.Ledger` for what each method promises.
 
     Args:
-        path: Database file; created with mode 0600.
+        store: Database file; created with mode 0600. Or an engine that is open already.
 
     Raises:
         ConfigError: Another process owns it, or it was made by a newer Infern.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = WriterEngine(path, rows.SCHEMA, rows.SCHEMA_VERSION)
+    def __init__(self, store: Path | Engine) -> None:
+        self._engine: Engine = (
+            WriterEngine(store, rows.SCHEMA, rows.SCHEMA_VERSION)
+            if isinstance(store, Path)
+            else store
+        )
 
     async def __aenter__(self) -> Self:
         return self
