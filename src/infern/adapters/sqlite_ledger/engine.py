@@ -14,15 +14,17 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
 from infern.core.errors import ConfigError, InfernError, LedgerError
 
 T = TypeVar("T")
 Command = Callable[[sqlite3.Connection], T]
+Outcome = tuple[Any, BaseException | None]
+"""What a command returned, or why it did nothing."""
 Answer = Callable[[Any, BaseException | None], None]
 """Takes a command's outcome, in the writer's thread, once it is durable or refused."""
 
@@ -31,6 +33,76 @@ MAX_QUEUE: Final = 10_000
 MAX_BATCH: Final = 256
 """Commands per commit."""
 _log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Runs the ledger's commands, each a transaction of its own."""
+
+    async def run(self, command: Command[T]) -> T:
+        """Run a command and wait until it is durable; as `WriterEngine.run`."""
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued, then close. Idempotent."""
+        ...
+
+
+class Batches:
+    """Runs batches of commands: each batch is one commit, each command one savepoint in it.
+
+    Args:
+        connection: In autocommit mode; nobody else writes through it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def commit(self, commands: Sequence[Command[Any]]) -> list[Outcome]:
+        """Run and commit a batch; the outcomes in order. A batch that fails did nothing."""
+        outcomes: list[Outcome] = []
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for command in commands:
+                outcomes.append(self._one(command))
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _log.exception("the ledger could not commit")
+            self._rollback()
+            failure = LedgerError(f"the ledger could not commit: {error}")
+            return [(None, failure) for _ in commands]
+        return outcomes
+
+    def _one(self, command: Command[Any]) -> Outcome:
+        self.connection.execute("SAVEPOINT command")
+        try:
+            result = command(self.connection)
+        except InfernError as refusal:
+            self._undo()
+            return None, refusal
+        except sqlite3.IntegrityError as contradiction:
+            self._undo()
+            return None, LedgerError(f"refused: {contradiction}", code="ledger_conflict")
+        except sqlite3.Error as error:
+            # A full disk may have ended the whole transaction; then undoing fails and so does
+            # the batch, of which nothing was booked.
+            self._undo()
+            return None, LedgerError(f"the ledger could not book this: {error}")
+        except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
+            self._undo()
+            return None, bug
+        self.connection.execute("RELEASE command")
+        return result, None
+
+    def _undo(self) -> None:
+        self.connection.execute("ROLLBACK TO command")
+        self.connection.execute("RELEASE command")
+
+    def _rollback(self) -> None:
+        # A disk that fails here too leaves the transaction open: every later batch is then refused
+        # until a rollback works. The thread must outlive it, or callers would wait for ever.
+        with contextlib.suppress(sqlite3.Error):
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
 
 
 class WriterEngine:
@@ -52,7 +124,7 @@ class WriterEngine:
     ) -> None:
         self._lock_file = _lock(path)
         try:
-            self._connection = _open(path, schema, version, migrations)
+            self.batches = Batches(_open(path, schema, version, migrations))
         except BaseException as error:
             self._lock_file.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -120,7 +192,7 @@ class WriterEngine:
             self._closed = True
         self._queue.put(None)
         self._thread.join()
-        self._connection.close()
+        self.batches.connection.close()
         self._lock_file.close()
 
     def _run(self) -> None:
@@ -135,57 +207,15 @@ class WriterEngine:
                 self._commit(live)
 
     def _commit(self, batch: list[tuple[Command[Any], Answer]]) -> None:
-        outcomes: list[tuple[Any, BaseException | None]] = []
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for command, _ in batch:
-                outcomes.append(self._one(command))
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            _log.exception("the ledger could not commit")
-            self._rollback()
-            failure = LedgerError(f"the ledger could not commit: {error}")
-            outcomes = [(None, failure)] * len(batch)
+        outcomes = self.batches.commit([command for command, _ in batch])
         for (_, answer), outcome in zip(batch, outcomes, strict=True):
             answer(*outcome)
-
-    def _one(self, command: Command[Any]) -> tuple[Any, BaseException | None]:
-        self._connection.execute("SAVEPOINT command")
-        try:
-            result = command(self._connection)
-        except InfernError as refusal:
-            self._undo()
-            return None, refusal
-        except sqlite3.IntegrityError as contradiction:
-            self._undo()
-            return None, LedgerError(f"refused: {contradiction}", code="ledger_conflict")
-        except sqlite3.Error as error:
-            # A full disk may have ended the whole transaction; then undoing fails and so does
-            # the batch, of which nothing was booked.
-            self._undo()
-            return None, LedgerError(f"the ledger could not book this: {error}")
-        except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
-            self._undo()
-            return None, bug
-        self._connection.execute("RELEASE command")
-        return result, None
-
-    def _undo(self) -> None:
-        self._connection.execute("ROLLBACK TO command")
-        self._connection.execute("RELEASE command")
-
-    def _rollback(self) -> None:
-        # A disk that fails here too leaves the transaction open: every later batch is then refused
-        # until a rollback works. The thread must outlive it, or callers would wait for ever.
-        with contextlib.suppress(sqlite3.Error):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
 
 
 def _tell(
     loop: asyncio.AbstractEventLoop,
-    answered: "asyncio.Future[tuple[Any, BaseException | None]]",
-    outcome: tuple[Any, BaseException | None],
+    answered: "asyncio.Future[Outcome]",
+    outcome: Outcome,
 ) -> None:
     """Answer a caller in its own loop, if both are still there."""
 
@@ -218,16 +248,21 @@ def _open(
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
-        _prepare(connection, schema, version, migrations)
+        prepare(connection, schema, version, migrations)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(
+def prepare(
     connection: sqlite3.Connection, schema: str, version: int, migrations: Mapping[int, str]
 ) -> None:
+    """Make a new database's tables, turn an older one into ours, or check that it is ours.
+
+    Raises:
+        ConfigError: A newer version made it; it is left as it was.
+    """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > version:
         raise ConfigError(
