@@ -18,10 +18,11 @@ from infern.core.errors import (
     ProtocolError,
     RemoteProtocolError,
 )
-from infern.core.f402.challenge import open_token
+from infern.core.f402.challenge import Mode, open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import (
+    MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     offer_details,
     offer_headers,
@@ -139,8 +140,9 @@ class Pipeline:
             await self._by_proof(exchange, key, credential.proof, order, digest)
             return
         _check_cap(head, order)
+        mode = Mode.asked(head.headers.get(MODE_HEADER.lower()))
         if key is None:
-            await self._offer(exchange, order, digest)
+            await self._offer(exchange, order, digest, mode)
             return
         await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
 
@@ -151,9 +153,13 @@ class Pipeline:
             return None
         return await self._parts.keys.find(credential.key, head.address)
 
-    async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
+    async def _offer(
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, mode: Mode
+    ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
+        if mode is Mode.HOLD:
+            await self._parts.hold_offers.admit(order.terms)
         if not self._parts.minter.may_mint(head.address):
             raise PaymentRequired(
                 f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
@@ -166,9 +172,18 @@ class Pipeline:
                     "links": dict(LINKS),
                 },
             )
-        offer = await self._parts.minter.offer(
-            listing=order.listing, terms=order.terms, digest=digest, target=head.target
-        )
+        if mode is Mode.HOLD:
+            offer = await self._parts.hold_offers.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                address=head.address,
+            )
+        else:
+            offer = await self._parts.minter.offer(
+                listing=order.listing, terms=order.terms, digest=digest, target=head.target
+            )
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
@@ -216,6 +231,7 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            locks=parts.locks,
             sale=sale,
         )
         async with settlement:

@@ -106,6 +106,8 @@ def _refuse_repetition(db: sqlite3.Connection, new: Hold) -> None:
 
 def claim(db: sqlite3.Connection, paid: PaidRequest, new: Hold) -> None:
     """Take a proof: deposit once, hold, run. A failed run may run again on the same deposit."""
+    if paid.is_lock:
+        locks.require_not_given_back(db, paid.payment_hash)
     tab, state = _paid_tab(db, paid, new.opened_ms)
     if ServerEvent.CLAIM not in TRANSITIONS[state]:
         raise refusal(state)
@@ -203,8 +205,8 @@ def _move_remainder(
     key_tab = rows.find_tab(db, plan.key.tab_id) if plan.key is not None else None
     if key_tab is not None and key_tab.asset != tab.asset:
         key_tab = None
-    if ended.payment_hash is not None and locks.find(db, ended.payment_hash) is not None:
-        locks.capture(db, ended.payment_hash, plan, now_ms)
+    if locks.is_of(db, ended):
+        locks.capture(db, ended, plan, now_ms)
         return key_tab or tab, ""
     if plan.key is not None and key_tab is not None:
         if not remainder or key_tab.tab_id == tab.tab_id:
@@ -246,8 +248,8 @@ def release_hold(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> None:
     rows.save_tab(db, release(rows.load_tab(db, opened.tab_id), opened.amount))
     rows.save_hold(db, ended)
     moves.end_claim(db, ended.payment_hash, ServerEvent.FAIL)
-    if ended.payment_hash is not None and locks.find(db, ended.payment_hash) is not None:
-        locks.release(db, ended.payment_hash, now_ms)
+    if locks.is_of(db, ended):
+        locks.release(db, ended, now_ms)
 
 
 def release_expired(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> bool:

@@ -5,10 +5,10 @@ import sqlite3
 from dataclasses import replace
 from typing import Final
 
-from infern.core.errors import InvariantViolation, LedgerError, QuotaExceeded
+from infern.core.errors import InvariantViolation, LedgerError, PaymentError, QuotaExceeded
 from infern.core.f402.server import ServerEvent, ServerState, refusal
 from infern.core.ids import HoldId, PaymentHash, PayoutId, Pubkey, RequestDigest, TabId
-from infern.core.ledger.hold import HoldEvent, HoldState, end_hold
+from infern.core.ledger.hold import Hold, HoldEvent, HoldState, end_hold
 from infern.core.ledger.lock import Lock, LockEvent, LockState, move_lock
 from infern.core.ledger.records import PaidRequest, RemainderPlan
 from infern.core.ledger.tab import Tab, void, withdraw
@@ -129,19 +129,28 @@ def claim(
 ) -> None:
     """The proof of a lock was taken: its request is being answered."""
     lock = load(db, paid.payment_hash)
-    if lock.state is not LockState.OFFERED:
-        raise refusal(ServerState.CANCELLED)
     if (lock.amount, lock.asset) != (paid.amount, paid.asset):
         raise InvariantViolation("a token and its lock say different amounts")
+    if lock.state is LockState.SETTLED:
+        return  # the operator settled it by hand: money like any other
     held = move_lock(lock, LockEvent.CLAIM, now_ms)
     _save(db, replace(held, tab_id=tab_id, hold_id=hold_id))
 
 
-def capture(
-    db: sqlite3.Connection, payment_hash: PaymentHash, plan: RemainderPlan, now_ms: int
-) -> None:
+def is_of(db: sqlite3.Connection, hold: Hold) -> bool:
+    """Whether a hold is one on a lock, and not on money."""
+    lock = find(db, hold.payment_hash) if hold.payment_hash is not None else None
+    return lock is not None and lock.hold_id == hold.hold_id
+
+
+def _load_of(db: sqlite3.Connection, hold: Hold) -> Lock:
+    assert hold.payment_hash is not None
+    return load(db, hold.payment_hash)
+
+
+def capture(db: sqlite3.Connection, hold: Hold, plan: RemainderPlan, now_ms: int) -> None:
     """The charge is booked; where the remainder goes is remembered until the lock is money."""
-    charged = move_lock(load(db, payment_hash), LockEvent.CAPTURE, now_ms)
+    charged = move_lock(_load_of(db, hold), LockEvent.CAPTURE, now_ms)
     key_tab = rows.find_tab(db, plan.key.tab_id) if plan.key is not None else None
     goes_to_key = key_tab is not None and key_tab.asset == charged.asset
     _save(
@@ -155,9 +164,9 @@ def capture(
     )
 
 
-def release(db: sqlite3.Connection, payment_hash: PaymentHash, now_ms: int) -> None:
+def release(db: sqlite3.Connection, hold: Hold, now_ms: int) -> None:
     """Nothing was delivered: the payer is to have its money back."""
-    _save(db, move_lock(load(db, payment_hash), LockEvent.RELEASE, now_ms))
+    _save(db, move_lock(_load_of(db, hold), LockEvent.RELEASE, now_ms))
 
 
 def move(db: sqlite3.Connection, payment_hash: PaymentHash, event: LockEvent, now_ms: int) -> Lock:
@@ -175,16 +184,32 @@ def move(db: sqlite3.Connection, payment_hash: PaymentHash, event: LockEvent, no
     return _save(db, lock)
 
 
+def require_not_given_back(db: sqlite3.Connection, payment_hash: PaymentHash) -> None:
+    """Refuse a proof whose lock is on its way back, whatever was charged on it before.
+
+    Raises:
+        PaymentError: `payment_not_received`.
+    """
+    if load(db, payment_hash).state in (LockState.CANCELLING, LockState.CANCELLED, LockState.LOST):
+        raise refusal(ServerState.CANCELLED)
+
+
 def require_money(db: sqlite3.Connection, payment_hash: PaymentHash) -> None:
     """Refuse to move what is a lock and no money.
 
     Raises:
         ProtocolError: `request_in_progress`; it will be settled or given back.
-        PaymentError: `payment_not_received`; it was given back.
+        PaymentError: `payment_not_received`; it was given back, or will be.
     """
     state = load(db, payment_hash).state
     if state in (LockState.HELD, LockState.CHARGED, LockState.SETTLING):
         raise refusal(ServerState.RUNNING)
+    if state is LockState.OFFERED:
+        raise PaymentError(
+            "This payment is in hold mode: use it for its answer, or it goes back to you over "
+            "Fiber by itself. There is nothing to redeem.",
+            code="payment_not_received",
+        )
     if state is not LockState.SETTLED:
         raise refusal(ServerState.CANCELLED)
 
