@@ -21,6 +21,13 @@ from infern.core.errors import (
 from infern.core.f402.challenge import Mode, open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
+from infern.core.f402.mpp import (
+    ACCEPT_HEADER,
+    RECEIPT_HEADER,
+    announced_headers,
+    announces_fiber,
+    receipt_header,
+)
 from infern.core.f402.offer import (
     MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
@@ -31,6 +38,7 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
@@ -86,6 +94,7 @@ class Pipeline:
         )
         try:
             head = read_head(scope, request_id=request_id)
+            responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
             await self._answer(Exchange(endpoint, head, receive, responder))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
@@ -142,19 +151,19 @@ class Pipeline:
         _check_cap(head, order)
         mode = Mode.asked(head.headers.get(MODE_HEADER.lower()))
         if key is None:
-            await self._offer(exchange, order, digest, mode)
+            await self._offer(exchange, order, digest, body, mode)
             return
         await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
-            open_token(credential.proof.token, self._parts.config.secrets.challenge_keys)
+            open_proof(credential.proof, self._parts.config.secrets.challenge_keys)
         if credential.key is None:
             return None
         return await self._parts.keys.find(credential.key, head.address)
 
     async def _offer(
-        self, exchange: "Exchange", order: Order, digest: RequestDigest, mode: Mode
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes, mode: Mode
     ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
@@ -187,7 +196,13 @@ class Pipeline:
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
-        await exchange.responder.error(error, offer_headers(offer))
+        headers = offer_headers(offer)
+        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
+            # A client that waits for its charge to succeed would wait for its own answer.
+            secrets = self._parts.config.secrets
+            key = secrets.challenge_keys[secrets.kid]
+            headers = announced_headers(offer, body=body, challenge_key=key)
+        await exchange.responder.error(error, headers)
 
     async def _by_proof(
         self,
@@ -200,6 +215,13 @@ class Pipeline:
         parts = self._parts
         try:
             challenge = await parts.proofs.verify(proof, digest)
+            if proof.mpp is not None:
+                receipt = receipt_header(
+                    challenge,
+                    challenge_id=proof.mpp.challenge_id,
+                    now_ms=parts.clock.now_ms(),
+                )
+                exchange.responder.on_success = {RECEIPT_HEADER: receipt}
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.

@@ -111,6 +111,7 @@ def violations(books: Books) -> list[str]:
     for payout in books.payouts:
         if payout.is_open:
             open_by_tab[payout.tab_id] += payout.reserved
+    by_id = {tab.tab_id: tab for tab in books.tabs}
     for tab in books.tabs:
         if tab.held != open_by_tab.pop(tab.tab_id, 0):
             found.append(f"tab {tab.tab_id}: held is not the sum of its open holds and payouts")
@@ -126,4 +127,13 @@ def violations(books: Books) -> list[str]:
             found.append(f"{asset}: spent is not what the captured holds charged")
         if t.refunded != t.sent + t.returned + t.transferred:
             found.append(f"{asset}: tabs were debited for something that never went out")
-    return found
+    return found + [
+        f"tab {lock.tab_id}: its lock is not there whole"
+        for lock in books.locks
+        if lock.is_pending and lock.tab_id and not _is_whole(lock, by_id.get(lock.tab_id))
+    ]
+
+
+def _is_whole(lock: Lock, tab: Tab | None) -> bool:
+    """Whether nothing left a request's tab while its deposit was no money yet."""
+    return tab is not None and (tab.deposited, tab.refunded) == (lock.amount, 0)
