@@ -48,6 +48,7 @@ class WriterEngine:
     def __init__(
         self, path: Path, schema: str, version: int, migrations: Mapping[int, str]
     ) -> None:
+        self._uri = f"{path.absolute().as_uri()}?mode=ro"
         self._lock_file = _lock(path)
         try:
             self._connection = _open(path, schema, version, migrations)
@@ -75,6 +76,28 @@ class WriterEngine:
         """
         # Without the shield a cancelled wait would cancel a command still in the queue.
         return await asyncio.shield(asyncio.wrap_future(self.submit(command)))
+
+    async def read(self, query: Command[T]) -> T:
+        """Run a query over a snapshot of everything committed; it keeps no command waiting.
+
+        For queries over the whole ledger, which would stop the writer for as long as they take.
+
+        Raises:
+            LedgerError: `ledger_unavailable`.
+        """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        return await asyncio.to_thread(self._snapshot, query)
+
+    def _snapshot(self, query: Command[T]) -> T:
+        try:
+            with contextlib.closing(
+                sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=5)
+            ) as connection:
+                connection.execute("BEGIN")
+                return query(connection)
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger could not be read: {error}") from error
 
     def submit(self, command: Command[T]) -> "Future[T]":
         """Queue a command from any thread."""
