@@ -16,7 +16,7 @@ from infern.core.ledger.payout import (
     move_payout,
 )
 from infern.core.ledger.records import DUST
-from infern.core.ledger.tab import Tab, hold, pay_out
+from infern.core.ledger.tab import Tab, pay_out, reserve
 from infern.core.units import Asset
 
 from . import rows
@@ -98,7 +98,12 @@ def add(db: sqlite3.Connection, payout: Payout) -> Payout:
             "This invoice was already used for a withdrawal; make a new one.",
             code="idempotency_conflict",
         )
-    rows.save_tab(db, hold(rows.load_tab(db, payout.tab_id), payout.reserved))
+    tab = rows.load_tab(db, payout.tab_id)
+    if tab.asset != payout.asset:
+        raise LedgerError("the tab counts another asset than the payout", code="ledger_conflict")
+    if rows.is_locked(db, tab.tab_id):
+        raise LedgerError("what a lock holds is no money to send yet", code="ledger_conflict")
+    rows.save_tab(db, reserve(tab, payout.reserved))
     _insert(db, payout)
     return payout
 
@@ -164,7 +169,7 @@ def add_remainder(
         target=refund_to,
         created_ms=now_ms,
     )
-    rows.save_tab(db, hold(tab, payout.reserved))
+    rows.save_tab(db, reserve(tab, payout.reserved))
     _insert(db, payout)
     return payout
 

@@ -122,13 +122,24 @@ def violations(books: Books) -> list[str]:
     for payout in books.payouts:
         if payout.is_open:
             open_by_tab[payout.tab_id] += payout.reserved
+    by_id = {tab.tab_id: tab for tab in books.tabs}
     for tab in books.tabs:
         if tab.held != open_by_tab.pop(tab.tab_id, 0):
             found.append(f"tab {tab.tab_id}: held is not the sum of its open holds and payouts")
     found += [
         f"an open hold or payout names tab {tab_id}, which is not there" for tab_id in open_by_tab
     ]
-    return found + imbalances(totals(books))
+    found += imbalances(totals(books))
+    return found + [
+        f"tab {lock.tab_id}: its lock is not there whole"
+        for lock in books.locks
+        if lock.is_pending and lock.tab_id and not _is_whole(lock, by_id.get(lock.tab_id))
+    ]
+
+
+def _is_whole(lock: Lock, tab: Tab | None) -> bool:
+    """Whether nothing left a request's tab while its deposit was no money yet."""
+    return tab is not None and (tab.deposited, tab.refunded) == (lock.amount, 0)
 
 
 def imbalances(sums: Mapping[Asset, Totals]) -> list[str]:

@@ -143,21 +143,25 @@ def move_payout(
         payout: As it stands.
         event: What happened.
         now_ms: Unix milliseconds.
-        fee: What routing took, with `SUCCEED`.
+        fee: What routing took, with `SUCCEED`. What a node took beyond the cap that it was given is
+            not the payer's to bear.
         payment_hash: Of a keysend, when it is known by now.
         failure: A key of `CODES` that says why, with `FAIL`.
 
     Raises:
         LedgerError: The table has no such edge (`ledger_conflict`); nothing is booked twice.
+        InvariantViolation: Another payment than the one that is known: it was sent twice.
     """
+    if None not in (known := payout.payment_hash, payment_hash) and known != payment_hash:
+        raise InvariantViolation(f"payout {payout.payout_id} was sent by two payments")
     target = TRANSITIONS[payout.state].get(event)
     if target is None:
         raise LedgerError(f"a payout that is {payout.state} cannot {event}", code="ledger_conflict")
     return replace(
         payout,
         state=target,
-        fee=fee if event is PayoutEvent.SUCCEED else 0,
-        payment_hash=payment_hash or payout.payment_hash,
+        fee=min(fee, payout.fee_cap) if event is PayoutEvent.SUCCEED else 0,
+        payment_hash=known or payment_hash,
         failure=failure if event is PayoutEvent.FAIL else "",
         sent_ms=now_ms if event is PayoutEvent.SEND else payout.sent_ms,
         ended_ms=None if target in OPEN else now_ms,
