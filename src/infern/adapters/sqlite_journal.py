@@ -370,9 +370,16 @@ class SqliteJournal:
         with self._lock:
             for payment_hash in list(self._mine):
                 self.release(PaymentHash(payment_hash))
-            self._db.close()
             if self._lock_file >= 0:
                 (self._instances / f"{self._instance}.lock").unlink(missing_ok=True)
+            self.drop()
+
+    def drop(self) -> None:
+        """Leave everything as a killed process does: the lock is gone, rows keep their owner."""
+        with self._lock:
+            self._mine.clear()
+            self._db.close()
+            if self._lock_file >= 0:
                 os.close(self._lock_file)
                 self._lock_file = -1
 

@@ -15,7 +15,8 @@ from infern.client.exchange import Order
 from infern.client.wallet import MAX_ERROR_BYTES
 from infern.core.errors import InfernError, RemoteProtocolError
 from infern.core.f402.checks import origin_of
-from infern.core.f402.credential import KEY_PREFIX, PROOF_HEADER
+from infern.core.f402.credential import KEY_PREFIX, MPP_HEADER, PROOF_HEADER
+from infern.core.f402.mpp import PAYMENT_SCHEME
 from infern.core.f402.offer import PAYMENT_REQUIRED_HEADER
 from infern.core.wire.render import render_error
 
@@ -47,10 +48,14 @@ def is_payable(request: httpx2.Request) -> bool:
 
     One that carries a proof already is paid by somebody above us.
     """
+    headers = request.headers
+    scheme, _, _ = headers.get("authorization", "").partition(" ")
     return (
         request.method == "POST"
         and _F402_PATH not in request.url.path
-        and PROOF_HEADER not in request.headers
+        and PROOF_HEADER not in headers
+        and MPP_HEADER not in headers
+        and scheme.lower() != PAYMENT_SCHEME.lower()
     )
 
 

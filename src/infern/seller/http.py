@@ -10,6 +10,7 @@ from typing import Any, Final
 import anyio
 
 from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
+from infern.core.f402.mpp import problem_members
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import dumps
 from infern.seller.limits import ByteShare
@@ -147,6 +148,10 @@ class Responder:
         self._stall_timeout_ms = stall_timeout_ms
         self.started = False
         self.ended = False
+        self.speaks_mpp = False
+        """The client announced MPP: its 402s are RFC 9457 problems too."""
+        self.on_success: Mapping[str, str] = {}
+        """Headers that every 2xx of this exchange has."""
 
     async def _write(self, message: Message) -> None:
         try:
@@ -161,6 +166,8 @@ class Responder:
         Raises:
             ClientGone: The client does not take them.
         """
+        if 200 <= status < 300:
+            headers = {**headers, **self.on_success}
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         pairs.append((b"x-request-id", self._request_id.encode("ascii")))
         self.started = True
@@ -203,5 +210,6 @@ class Responder:
 
     async def error(self, error: InfernError, headers: Mapping[str, str] | None = None) -> None:
         """Send an error in the OpenAI shape with its headers."""
-        rendered = render_error(error, self._request_id)
+        beside = problem_members(error) if self.speaks_mpp else {}
+        rendered = render_error(error, self._request_id, beside)
         await self.whole(rendered.status, rendered.body, {**rendered.headers, **(headers or {})})

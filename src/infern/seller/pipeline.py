@@ -21,6 +21,13 @@ from infern.core.errors import (
 from infern.core.f402.challenge import open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
+from infern.core.f402.mpp import (
+    ACCEPT_HEADER,
+    RECEIPT_HEADER,
+    announced_headers,
+    announces_fiber,
+    receipt_header,
+)
 from infern.core.f402.offer import (
     PAYMENT_RESPONSE_HEADER,
     offer_details,
@@ -30,6 +37,7 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
@@ -85,6 +93,7 @@ class Pipeline:
         )
         try:
             head = read_head(scope, request_id=request_id)
+            responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
             await self._answer(Exchange(endpoint, head, receive, responder))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
@@ -140,18 +149,20 @@ class Pipeline:
             return
         _check_cap(head, order)
         if key is None:
-            await self._offer(exchange, order, digest)
+            await self._offer(exchange, order, digest, body)
             return
         await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
-            open_token(credential.proof.token, self._parts.config.secrets.challenge_keys)
+            open_proof(credential.proof, self._parts.config.secrets.challenge_keys)
         if credential.key is None:
             return None
         return await self._parts.keys.find(credential.key, head.address)
 
-    async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
+    async def _offer(
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes
+    ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
         if not self._parts.minter.may_mint(head.address):
@@ -172,7 +183,12 @@ class Pipeline:
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
-        await exchange.responder.error(error, offer_headers(offer))
+        headers = offer_headers(offer)
+        if exchange.responder.speaks_mpp:
+            secrets = self._parts.config.secrets
+            key = secrets.challenge_keys[secrets.kid]
+            headers = announced_headers(offer, body=body, challenge_key=key)
+        await exchange.responder.error(error, headers)
 
     async def _by_proof(
         self,
@@ -185,6 +201,13 @@ class Pipeline:
         parts = self._parts
         try:
             challenge = await parts.proofs.verify(proof, digest)
+            if proof.mpp is not None:
+                receipt = receipt_header(
+                    challenge,
+                    challenge_id=proof.mpp.challenge_id,
+                    now_ms=parts.clock.now_ms(),
+                )
+                exchange.responder.on_success = {RECEIPT_HEADER: receipt}
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.

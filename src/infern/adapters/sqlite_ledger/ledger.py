@@ -24,7 +24,7 @@ from infern.core.ledger.tab import Tab
 from infern.core.units import Asset
 
 from . import bookings, locks, payouts, rows, sums
-from .engine import WriterEngine
+from .engine import Engine, WriterEngine
 from .schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
 
@@ -32,14 +32,18 @@ class SqliteLedger:
     """The ledger of one seller process; see `infern.ports.Ledger` for what each method promises.
 
     Args:
-        path: Database file; created with mode 0600.
+        store: Database file; created with mode 0600. Or an engine that is open already.
 
     Raises:
         ConfigError: Another process owns it, or it was made by a newer Infern.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = WriterEngine(path, SCHEMA, SCHEMA_VERSION, MIGRATIONS)
+    def __init__(self, store: Path | Engine) -> None:
+        self._engine: Engine = (
+            WriterEngine(store, SCHEMA, SCHEMA_VERSION, MIGRATIONS)
+            if isinstance(store, Path)
+            else store
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ chain by `prev_digest`: one left out or written twice shows.
 Source: the frozen layout in `docs/f402-spec.md`, section Receipt.
 """
 
-import base64
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
@@ -20,6 +19,7 @@ from infern.core.crypto import SignatureVerifier, Signer
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import Pubkey
 from infern.core.units import checked_amount
+from infern.core.wire import base64url
 
 MAGIC: Final = b"INFERN/R1"
 BODY_BYTES: Final = 418
@@ -268,7 +268,7 @@ class SignedReceipt:
     def to_text(self) -> str:
         """Base64url without padding of struct ‖ signature: 643 characters, fit for a header."""
         raw = self.receipt.pack() + self.signature
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+        return base64url.encode(raw)
 
     def is_signed_by(self, agent: Pubkey, verifier: SignatureVerifier) -> bool:
         """True when `agent` signed exactly this receipt."""
@@ -290,11 +290,11 @@ def parse_receipt(text: str) -> SignedReceipt:
     """
     if not _TEXT.fullmatch(text):
         raise RemoteProtocolError(f"a receipt is {RECEIPT_CHARS} characters of base64url text")
-    raw = base64.urlsafe_b64decode(text + "=")
-    signed = SignedReceipt(receipt=Receipt.unpack(raw[:BODY_BYTES]), signature=raw[BODY_BYTES:])
-    if signed.to_text() != text:
-        raise RemoteProtocolError("the receipt's base64url has stray bits")
-    return signed
+    try:
+        raw = base64url.decode(text)
+    except ValueError as error:
+        raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
+    return SignedReceipt(receipt=Receipt.unpack(raw[:BODY_BYTES]), signature=raw[BODY_BYTES:])
 
 
 class _Reader:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from infern.core.errors import RemoteProtocolError
-from infern.core.f402.challenge import Challenge, open_token
+from infern.core.f402.challenge import Challenge, key_of_token, open_token
 from infern.core.f402.credential import Proof, check_echo
+from infern.core.f402.mpp import check_identity
 from infern.core.ids import RequestDigest
 from infern.core.units import Network
 
@@ -32,6 +33,18 @@ class VerifiedProof:
 
     challenge: Challenge
     evidence: Evidence
+
+
+def open_proof(proof: Proof, keys: Mapping[str, bytes]) -> Challenge:
+    """Check that a proof's challenge was made by this seller, and read its claims.
+
+    Raises:
+        RemoteProtocolError: `invalid_challenge`; nothing is consumed.
+    """
+    challenge = open_token(proof.token, keys)
+    if proof.mpp is not None:
+        check_identity(proof.mpp, key_of_token(proof.token, keys))
+    return challenge
 
 
 def verify_proof(
@@ -58,7 +71,7 @@ def verify_proof(
             `challenge_expired`, `request_mismatch`, an echo mismatch, `invalid_preimage`.
             Nothing is consumed by any of them; the payment stays redeemable.
     """
-    challenge = open_token(proof.token, keys)
+    challenge = open_proof(proof, keys)
     if challenge.issuer != issuer or challenge.network is not network:
         raise RemoteProtocolError(
             f"the challenge is of {challenge.issuer} on {challenge.network.fiber_id}",

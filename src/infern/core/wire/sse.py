@@ -20,12 +20,13 @@ from infern.core.wire.bounds import Bound
 from infern.core.wire.chunks import (
     Chunk,
     MalformedChunk,
-    UpstreamFault,
     estimate_prompt_tokens,
+    least_prompt_tokens,
     read_chunk,
     unseen_tokens_max,
 )
 from infern.core.wire.endpoints import InferenceRequest
+from infern.core.wire.faults import UpstreamFault, read_fault
 from infern.core.wire.sse_parser import MAX_EVENT_BYTES, SseBlock, SseParser
 from infern.core.wire.strict_json import Json, JsonObject, loads_object
 from infern.core.wire.usage import (
@@ -258,6 +259,7 @@ class SseMeter:
             unseen_tokens_max=unseen_tokens_max(self._request, sent.tool_calls),
             prompt_tokens_estimate=self._prompt_estimate,
             prompt_tokens_early=early,
+            prompt_tokens_least=least_prompt_tokens(self._request),
         )
 
     def _meter(self, raw: bytes) -> SseEvent:
@@ -285,6 +287,9 @@ class SseMeter:
 
     def _judge(self, block: SseBlock) -> SseEvent:
         if block.data is None:
+            fault = _bare_fault(block.raw)
+            if fault is not None:
+                return self._fail(block, fault)
             return SseEvent(raw=block.raw, kind=EventKind.COMMENT, comments=block.comments)
         data = block.data.strip()
         if data == b"[DONE]":
@@ -379,6 +384,19 @@ class SseMeter:
             if chunk.text.encode("utf-8") != probe or chunk.pieces[0].choice != choice:
                 return False
         return True
+
+
+def _bare_fault(raw: bytes) -> UpstreamFault | None:
+    """The error that a server wrote as a line of JSON, without the form of an event.
+
+    LM Studio does so for what it cannot route, with status 200; servers that stream JSON lines do.
+    """
+    if not raw.lstrip().startswith(b"{"):
+        return None
+    try:
+        return read_fault(loads_object(raw))
+    except InfernError:
+        return None
 
 
 def _is_plain(raw: bytes, start: int, end: int) -> bool:

@@ -10,9 +10,11 @@ follows the report as far as it is possible, and never further:
 * when the answer broke off, what was delivered of it and not what was made;
 * without a report, what went by: the deltas, or an estimate from the bytes that stays low where
   one delta holds several tokens. `None` is no report; 0 is a report. The prompt is then what the
-  model server told of it before the answer broke off, and an estimate if it told nothing.
+  model server told of it before the answer broke off, and an estimate if it told nothing. A prompt
+  of 0 tokens is nothing told: there is none, but servers that had it in a cache say so.
 
-Whatever was corrected is flagged, as evidence about the provider or its model server.
+Whatever was corrected is flagged, as evidence about the provider or its model server, and so is
+what a model server shows of a prompt that it cut (`cuts`).
 """
 
 from collections.abc import Mapping
@@ -54,6 +56,14 @@ class UsageFlag(StrEnum):
     NOTHING_DELIVERED = "nothing_delivered"
     """Nothing reached the consumer; nothing is billed."""
     PROMPT_ABOVE_BOUND = "prompt_above_bound"
+    PROMPT_ZERO = "prompt_zero"
+    """No prompt tokens reported; what was told early or an estimate instead."""
+    PROMPTS_UNDERCOUNTED = "prompts_undercounted"
+    """Several prompts, and the report covers only some of them."""
+    PROMPT_FILLS_CONTEXT = "prompt_fills_context"
+    """The prompt left no room for an answer; a server that answers all the same has cut it."""
+    PROMPT_BELOW_SENT = "prompt_below_sent"
+    """Fewer prompt tokens than what was sent has: the server left a part of it out."""
     COMPLETION_ABOVE_BOUND = "completion_above_bound"
     COMPLETION_ABOVE_DELIVERED = "completion_above_delivered"
     """More tokens reported than the delivered bytes can hold."""
@@ -97,6 +107,7 @@ class Counted:
         prompt_tokens_estimate: What the prompt probably has, for want of a report.
         prompt_tokens_early: What the model server told of the prompt before its report; None when
             it told nothing.
+        prompt_tokens_least: What several prompts have together at least; 0 when it is not checked.
     """
 
     deltas: int
@@ -106,6 +117,7 @@ class Counted:
     unseen_tokens_max: int | None
     prompt_tokens_estimate: int
     prompt_tokens_early: int | None = None
+    prompt_tokens_least: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -212,12 +224,23 @@ def charge_usage(reported: Usage | None, counted: Counted, bound: Bound) -> Bill
     )
 
 
+def told_prompt_tokens(reported: Usage | None, counted: Counted) -> int | None:
+    """The prompt's tokens as the model server told them, in its report or before it."""
+    return counted.prompt_tokens_early if reported is None else reported.prompt_tokens
+
+
 def _billed_prompt(
     reported: Usage | None, counted: Counted, bound: Bound, flags: set[UsageFlag]
 ) -> int:
-    told = counted.prompt_tokens_early if reported is None else reported.prompt_tokens
+    told = told_prompt_tokens(reported, counted)
+    if told == 0:
+        flags.add(UsageFlag.PROMPT_ZERO)
+        told = counted.prompt_tokens_early
     if told is None:
         return min(counted.prompt_tokens_estimate, bound.prompt_tokens_max)
+    if told < counted.prompt_tokens_least:
+        flags.add(UsageFlag.PROMPTS_UNDERCOUNTED)
+        told = counted.prompt_tokens_least
     if told > bound.prompt_tokens_max:
         flags.add(UsageFlag.PROMPT_ABOVE_BOUND)
     return min(told, bound.prompt_tokens_max)
