@@ -21,14 +21,18 @@ from infern.seller.accounts import Accounts
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
+from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
 from infern.seller.keys import KeyRing
+from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.parts import SellerParts
 from infern.seller.pipeline import Pipeline
 from infern.seller.proofs import ProofDesk
 from infern.seller.topups import TopupWatch
 
+DRAIN_S: Final = 10
+"""For held payments to be settled or given back before the process ends."""
 HOT: Final[Mapping[str, Endpoint]] = {endpoint.path: endpoint for endpoint in Endpoint}
 _log = logging.getLogger(__name__)
 
@@ -45,6 +49,14 @@ def assemble(
 ) -> SellerParts:
     """Put a seller's parts together."""
     keys = KeyRing(ledger, clock)
+    minter = Minter(config, fiber=fiber, clock=clock, entropy=entropy)
+    locks = LockKeeper(
+        ledger=ledger,
+        fiber=fiber,
+        clock=clock,
+        preimage_key=config.secrets.preimage_key,
+        claim_ms=config.limits.lock_claim_ms,
+    )
     return SellerParts(
         config=config,
         backend=backend,
@@ -52,7 +64,7 @@ def assemble(
         agent=agent,
         clock=clock,
         entropy=entropy,
-        minter=Minter(config, fiber=fiber, clock=clock, entropy=entropy),
+        minter=minter,
         proofs=ProofDesk(config, fiber=fiber, clock=clock),
         keys=keys,
         topups=TopupWatch(
@@ -63,6 +75,10 @@ def assemble(
             empty_key_s=config.limits.empty_key_s,
         ),
         endings=Endings(clock),
+        locks=locks,
+        hold_offers=HoldOffers(
+            config, minter=minter, locks=locks, ledger=ledger, fiber=fiber, clock=clock
+        ),
     )
 
 
@@ -82,7 +98,7 @@ async def open_books(parts: SellerParts) -> int:
 
 
 class SellerApp:
-    """The ASGI callable. Starlette's lifespan runs the top-up watch."""
+    """The ASGI callable. Starlette's lifespan runs the seller's background tasks."""
 
     def __init__(self, parts: SellerParts) -> None:
         self._parts = parts
@@ -116,7 +132,10 @@ class SellerApp:
         async with anyio.create_task_group() as group:
             group.start_soon(self._parts.topups.run)
             group.start_soon(self._parts.endings.run)
+            group.start_soon(self._parts.locks.run)
             yield
+            with anyio.move_on_after(DRAIN_S):
+                await self._parts.locks.drain()
             group.cancel_scope.cancel()
         # Ends that waited for the ledger get a last chance; start-up would release them unbilled.
         await self._parts.endings.try_all()

@@ -7,7 +7,9 @@ from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
+from infern.seller.hold_offers import HoldOffers
 from infern.seller.keys import KeyRing
+from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.proofs import ProofDesk
 from infern.seller.topups import TopupWatch
@@ -28,6 +30,8 @@ class SellerParts:
     keys: KeyRing
     topups: TopupWatch
     endings: Endings
+    locks: LockKeeper
+    hold_offers: HoldOffers
 
     def request_id(self) -> RequestId:
         """A new, unguessable request id."""
