@@ -175,7 +175,9 @@ class Sender:
     async def _failed(self, payment_hash: PaymentHash, failure: str) -> Outcome:
         """A failure counts when no TLC of the payment is left that its payee could still take."""
         try:
-            channels = await self._fiber.call(ListChannels(), timeout_ms=ASK_TIMEOUT_MS)
+            channels = await self._fiber.call(
+                ListChannels(include_closed=True), timeout_ms=ASK_TIMEOUT_MS
+            )
         except InfernError as error:
             _log.debug("the Fiber node does not list its channels: %s", error.message)
             return Outcome(fate=Fate.OPEN, failure="fiber_unavailable")

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Final
 
 from infern.core.errors import InfernError, Money, TransportError
-from infern.core.fiber.channel_types import Channel, TlcDirection, TlcStage
+from infern.core.fiber.channel_types import Channel, ChannelStateName, TlcDirection, TlcStage
 from infern.core.fiber.errors import FiberNodeError, PaymentAlreadyExists
 from infern.core.fiber.pay import fee_rate_per_thousand
 from infern.core.fiber.rpc_payments import SendPayment
@@ -85,12 +85,23 @@ def is_on_its_way(channels: Iterable[Channel], payment_hash: PaymentHash) -> boo
     """Whether a TLC that this node offered under the hash is still in one of its channels.
 
     While it is, the money may still be taken, whatever the payment's own status says. fnn lists a
-    TLC whose removal both sides confirmed for some time yet; such a one is over.
+    TLC whose removal both sides confirmed for some time yet; such a one is over. So is what a
+    closed channel had when all of it has been paid out on chain.
+
+    Args:
+        channels: All of the node's channels, closed ones too.
+        payment_hash: The payment.
     """
     return any(
         tlc.payment_hash == payment_hash
         and tlc.direction is not TlcDirection.INBOUND
         and tlc.stage is not TlcStage.REMOVE_ACK_CONFIRMED
         for channel in channels
+        if not _is_settled(channel)
         for tlc in channel.pending_tlcs
     )
+
+
+def _is_settled(channel: Channel) -> bool:
+    closed = channel.state.name is ChannelStateName.CLOSED
+    return closed and "WAITING_ONCHAIN_SETTLEMENT" not in channel.state.flags
