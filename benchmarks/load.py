@@ -125,7 +125,9 @@ async def burst(
     result = LoadResult()
     began = time.perf_counter()
     made = [
-        (await loop.create_connection(lambda: Connection(asks, began + seconds, result), *address))[1]
+        (await loop.create_connection(lambda: Connection(asks, began + seconds, result), *address))[
+            1
+        ]
         for _ in range(connections)
     ]
     async with asyncio.timeout(seconds + ANSWER_TIMEOUT_S):

@@ -119,7 +119,11 @@ def _ratios(plain: _Table, streamed: _Table) -> list[str]:
         ("LiteLLM over pass-through", plain.ratio("LiteLLM", "pass-through"), "at least 45"),
         ("LiteLLM over prepaid", plain.ratio("LiteLLM", "prepaid"), "at least 35"),
         ("prepaid over pass-through", plain.ratio("prepaid", "pass-through"), "at most 1.6"),
-        ("upfront paid leg over prepaid", plain.ratio("upfront, paid leg", "prepaid"), "at most 1.3"),
+        (
+            "upfront paid leg over prepaid",
+            plain.ratio("upfront, paid leg", "prepaid"),
+            "at most 1.3",
+        ),
         (
             "LiteLLM over pass-through, streams",
             streamed.ratio("LiteLLM", "pass-through"),

@@ -147,9 +147,7 @@ class Bench:
         if scenario.asks is not None:  # connections and caches warm
             await burst(server.address, asks, connections=connections, seconds=0.1)
         before = cpu_us(server.pid)
-        got = await burst(
-            server.address, asks, connections=connections, seconds=self._args.seconds
-        )
+        got = await burst(server.address, asks, connections=connections, seconds=self._args.seconds)
         used = cpu_us(server.pid) - before
         if got.wrong:
             raise RuntimeError(f"{scenario.name}: {len(got.wrong)} wrong answers: {got.wrong[0]}")
