@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.errors import InfernError
 from infern.core.ids import PayoutId, RequestDigest
-from infern.core.ledger.books import violations
+from infern.core.ledger.books import totals, violations
 from infern.core.ledger.records import KeyRecord, PaidRequest, TopupState
 from infern.core.units import CKB, MAX_LEDGER_AMOUNT, Asset
 from infern.testing import ledger_rows as rows
@@ -203,6 +203,11 @@ class LedgerMachine(RuleBasedStateMachine):
         books = self.run(self.ledger.books())
         assert violations(books) == []
         assert rows.in_order(books) == self.model.books()
+        nothing = {asset for asset, t in totals(books).items() if not t.deposited}
+        found = self.run(self.ledger.totals())
+        assert {a: t for a, t in found.items() if a not in nothing} == {
+            a: t for a, t in totals(books).items() if a not in nothing
+        }
 
     @invariant()
     def the_sweeper_sees_what_ran_out(self) -> None:

@@ -111,7 +111,8 @@ def _payout_steps(model: LedgerModel, payout_id: PayoutId) -> Iterator[Step]:
         yield step("note_payment", payout_id, rows.payment_hash(f"sent {payout_id}"))
     for event in PayoutEvent:
         fee = FEE if event is PayoutEvent.SUCCEED else 0
-        yield step("move_payout", payout_id, event, now_ms=NOW_MS, fee=fee)
+        failure = "no_route" if event is PayoutEvent.FAIL else ""
+        yield step("move_payout", payout_id, event, now_ms=NOW_MS, fee=fee, failure=failure)
 
 
 def keyed_request(key: KeyRecord, amount: int, charged: int) -> Scene:

@@ -131,6 +131,12 @@ class RemainderPlan:
         if self.refund_to is not None and self.payout_id is None:
             raise ValueError("a remainder that may be sent back needs a payout id")
 
+    def says(self, remainder: int) -> str:
+        """Where it sends a remainder, in words for the payer: a key id, `refund` or `payment`."""
+        if self.key is not None:
+            return self.key.key_id
+        return "refund" if self.refund_to is not None and remainder >= DUST else "payment"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredReceipt:
