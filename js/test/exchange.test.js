@@ -6,7 +6,7 @@ import { MemoryJournal } from '../src/journal.js'
 import { openWallet } from '../src/wallet.js'
 import { BODY, framework, json, offerAnswer, parts, URL_, World } from './world.js'
 
-const PATIENCE = { pauseMs: 1, proofs: 3, payMs: 300 }
+const PATIENCE = { pauseMs: 1, proofs: 3, payMs: 20_000 }
 
 function client(world, { middle = framework(currentRun), ...options } = {}) {
   const wallet = openWallet({
