@@ -14,6 +14,7 @@ from infern.adapters.home import infern_home, provider_home
 from infern.adapters.keyfile import read_private
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
 from infern.cli.output import emit_json, say
+from infern.cli.provider import default_config, load_provider
 from infern.core.errors import InfernError
 from infern.core.fiber.rpc import GetNodeInfo, ListChannels, ListPeers
 from infern.core.fiber.types import NodeInfo
@@ -45,7 +46,7 @@ class Finding:
 @click.command()
 @seller_options
 def doctor(as_json: bool, **flags: Any) -> None:
-    """Check keys, clock, Fiber node, channels, liquidity and the seller.
+    """Check keys, clock, Fiber node, channels, liquidity, seller and your own model server.
 
     Exits 1 when something needs doing.
 
@@ -79,6 +80,8 @@ async def _examine(consumer: Consumer) -> list[Finding]:
             await _asked(findings, "channels", lambda: _channels(node))
     if consumer.base_url:
         await _asked(findings, "seller", lambda: _seller(consumer))
+    if default_config().exists():
+        await _asked(findings, "model server", _model_server)
     return findings
 
 
@@ -93,6 +96,7 @@ async def _asked(
             "Fiber node": "start it, or name it with --fiber-rpc; `infern devnet up` has embedded "
             "ones",
             "seller": "check --base-url, and that the seller runs",
+            "model server": "correct provider.toml",
         }.get(check, "")
         findings.append(Finding(check=check, ok=False, detail=str(error), advice=advice))
         return None
@@ -164,6 +168,27 @@ async def _channels(node: FiberRpcClient) -> list[Finding]:
                 else ""
             ),
         ),
+    ]
+
+
+async def _model_server() -> list[Finding]:
+    """What the model server of this machine's `provider.toml` is, and what does not fit it."""
+    from infern.cli.compose import look_at_upstream
+    from infern.provider.look import speak
+
+    config = load_provider()
+    if config.upstream is None:
+        return [Finding(check="model server", ok=True, detail="the embedded toy model")]
+    look = await look_at_upstream(config)
+    spoken = speak(config, look)
+    return [
+        Finding(
+            check="model server",
+            ok=not look.is_silent,
+            detail=f"{config.upstream}: {spoken.who}",
+            advice="start it, or correct upstream and upstream_api_key" if look.is_silent else "",
+        ),
+        *(Finding(check="model server", ok=False, detail=text) for text in spoken.warnings),
     ]
 
 

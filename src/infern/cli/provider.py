@@ -10,7 +10,8 @@ from infern.cli.output import emit_json, say
 from infern.cli.settings import Settings
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount
-from infern.provider.config import EXAMPLE, ProviderConfig, parse_provider_config
+from infern.core.wire.dialects import DialectName
+from infern.provider.config import AUTO, EXAMPLE, ProviderConfig, parse_provider_config
 
 KINDS: Final[dict[str, dict[str, type]]] = {
     "provider": {
@@ -19,6 +20,7 @@ KINDS: Final[dict[str, dict[str, type]]] = {
         "network": str,
         "upstream": str,
         "upstream_api_key": str,
+        "dialect": str,
         "require_preimage": bool,
         "embedded_pace_tokens_per_s": int,
     },
@@ -31,8 +33,21 @@ def provider() -> None:
     """Sell access to a model you run."""
 
 
-def _default_config() -> Path:
+def default_config() -> Path:
+    """Where the configuration is looked for when none is named."""
     return provider_home() / "provider.toml"
+
+
+def load_provider() -> ProviderConfig:
+    """The configuration in the default place, with variables.
+
+    Raises:
+        ConfigError: It cannot be read or used.
+    """
+    settings = Settings(KINDS)
+    settings.add_file(default_config(), required=True)
+    settings.add_environment()
+    return parse_provider_config(settings.document)
 
 
 @provider.command()
@@ -42,7 +57,7 @@ def init(path: Path | None) -> None:
 
     Example: infern provider init && $EDITOR "$(infern provider where)"
     """
-    path = path or _default_config()
+    path = path or default_config()
     if path.exists():
         raise ConfigError(f"{path} is there already; edit it, or name another with --config")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +69,17 @@ def init(path: Path | None) -> None:
 @provider.command()
 def where() -> None:
     """Print the path of the configuration file."""
-    say(str(_default_config()))
+    say(str(default_config()))
 
 
 @provider.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
 @click.option("--upstream", help="Base URL of your model server, e.g. http://127.0.0.1:8000/v1.")
+@click.option(
+    "--dialect",
+    type=click.Choice([AUTO, *DialectName]),
+    help="Which model server it is; found out if you do not say.",
+)
 @click.option("--listen", help="host:port to bind.")
 @click.option("--public-url", help="Where consumers reach you.")
 @click.option("--network", type=click.Choice(["dev", "testnet", "mainnet"]))
@@ -74,7 +94,7 @@ def run(
     Example: infern provider run --upstream http://127.0.0.1:11434/v1
     """
     settings = Settings(KINDS)
-    settings.add_file(path or _default_config(), required=path is not None)
+    settings.add_file(path or default_config(), required=path is not None)
     settings.add_environment()
     settings.set_flags("provider", flags)
     settings.set_flags("fiber", {"rpc_url": rpc_url})
@@ -96,6 +116,7 @@ async def _serve(config: ProviderConfig, *, as_json: bool) -> None:
             "url": config.public_url,
             "pay_to": agent.pay_to.hex(),
             "agent_pubkey": agent.agent.hex(),
+            "model_server": agent.model_server,
             "models": [model.name for model in config.models],
         }
         server = asgi_server(
@@ -112,6 +133,7 @@ def _announce(config: ProviderConfig, announce: dict[str, Any], *, as_json: bool
         emit_json(announce)
         return
     say(f"serving at {config.public_url}/v1, paid to Fiber node {announce['pay_to']}")
+    say(f"  model server: {announce['model_server']}")
     for model in config.models:
         price = model.price
         say(

@@ -18,7 +18,7 @@ from infern.core.errors import (
     ProtocolError,
     RemoteProtocolError,
 )
-from infern.core.f402.challenge import open_token
+from infern.core.f402.challenge import Mode, open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import (
@@ -29,6 +29,7 @@ from infern.core.f402.mpp import (
     receipt_header,
 )
 from infern.core.f402.offer import (
+    MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     offer_details,
     offer_headers,
@@ -37,6 +38,7 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.refund import refund_asked, refund_of
 from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
@@ -148,8 +150,9 @@ class Pipeline:
             await self._by_proof(exchange, key, credential.proof, order, digest)
             return
         _check_cap(head, order)
+        mode = Mode.asked(head.headers.get(MODE_HEADER.lower()))
         if key is None:
-            await self._offer(exchange, order, digest, body)
+            await self._offer(exchange, order, digest, body, mode)
             return
         await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
 
@@ -161,10 +164,13 @@ class Pipeline:
         return await self._parts.keys.find(credential.key, head.address)
 
     async def _offer(
-        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes, mode: Mode
     ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
+        refund_to = refund_asked(head.headers, own=self._parts.config.pay_to)
+        if mode is Mode.HOLD:
+            await self._parts.hold_offers.admit(order.terms)
         if not self._parts.minter.may_mint(head.address):
             raise PaymentRequired(
                 f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
@@ -177,14 +183,30 @@ class Pipeline:
                     "links": dict(LINKS),
                 },
             )
-        offer = await self._parts.minter.offer(
-            listing=order.listing, terms=order.terms, digest=digest, target=head.target
-        )
+        if mode is Mode.HOLD:
+            offer = await self._parts.hold_offers.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                address=head.address,
+                refund_to=refund_to,
+            )
+        else:
+            offer = await self._parts.minter.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                refund_to=refund_to,
+            )
+            self._parts.unclaimed.remember(offer.challenge)
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
         headers = offer_headers(offer)
-        if exchange.responder.speaks_mpp:
+        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
+            # A client that waits for its charge to succeed would wait for its own answer.
             secrets = self._parts.config.secrets
             key = secrets.challenge_keys[secrets.kid]
             headers = announced_headers(offer, body=body, challenge_key=key)
@@ -212,7 +234,8 @@ class Pipeline:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
-            payer = Payer(key=key, challenge=challenge)
+            refund_to = refund_of(challenge, proof, own=parts.config.pay_to)
+            payer = Payer(key=key, challenge=challenge, refund_to=refund_to)
             await self._sell(exchange, quoted, payer, digest)
         except ProtocolError as error:
             if error.code == "already_delivered":
@@ -239,6 +262,7 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            locks=parts.locks,
             sale=sale,
         )
         async with settlement:
@@ -250,6 +274,8 @@ class Pipeline:
                 limits=parts.config.limits,
                 responder=exchange.responder,
             ).serve(exchange.receive)
+        if payer.refund_to is not None:
+            parts.payouts.wake()
 
     async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
         challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)

@@ -5,33 +5,23 @@ a stream that breaks off is charged for what went out, never above the hold. The
 stream rides in an SSE comment, because clients ignore comments and stumble over unknown events.
 """
 
-import logging
 import math
 from typing import Final
 
 import anyio
 import anyio.lowlevel
 
-from infern.core.errors import (
-    DeliveryError,
-    InfernError,
-    ProtocolError,
-    RemoteProtocolError,
-    UpstreamUnavailable,
-)
+from infern.core.errors import InfernError, RemoteProtocolError, UpstreamUnavailable
 from infern.core.f402.offer import PAYMENT_RESPONSE_HEADER, settlement_header
 from infern.core.f402.receipt import Finish, response_root
-from infern.core.wire.chunks import (
-    MalformedChunk,
-    UpstreamFault,
-    count_answer,
-    read_answer,
-    read_fault,
-)
-from infern.core.wire.strict_json import JsonObject, dumps, loads_object
-from infern.core.wire.usage import charge_usage, read_usage
+from infern.core.wire.chunks import MalformedChunk, count_answer, read_answer
+from infern.core.wire.faults import fault_of, read_fault
+from infern.core.wire.strict_json import JsonObject, dumps
+from infern.core.wire.usage import read_usage
 from infern.ports import UpstreamReply
+from infern.seller import upstream_errors
 from infern.seller.backend import Backend
+from infern.seller.billing import bill, odd_members
 from infern.seller.config import SellerLimits
 from infern.seller.http import ClientGone, Receive, Responder
 from infern.seller.pricing import Order
@@ -39,7 +29,6 @@ from infern.seller.settlement import Sale, Settled, Settlement
 from infern.seller.streaming import StreamDelivery
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-_log = logging.getLogger(__name__)
 
 
 class Relay:
@@ -128,22 +117,7 @@ class Relay:
 
     async def _upstream_error(self, reply: UpstreamReply) -> InfernError:
         body = await self._read_up_to(reply, MAX_ERROR_BYTES)
-        fault = _fault_of(body)
-        if reply.status in (429, 503):
-            return DeliveryError(
-                "The model server is busy. Nothing was charged; try again.",
-                code="overloaded",
-                retry_after_s=2,
-            )
-        if reply.status in (400, 413, 422):
-            # The request's own fault: the reason is the consumer's to read.
-            too_long = "context" in fault.code or "context" in fault.message.lower()
-            return ProtocolError(
-                f"The model server refused the request: {fault.message}. Nothing was charged.",
-                code="context_length_exceeded" if too_long else "invalid_request",
-            )
-        _log.warning("the model server answered %s: %s", reply.status, fault.message)
-        return UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
+        return upstream_errors.refused(reply.status, fault_of(body), self._order.listing)
 
     async def _read_up_to(self, reply: UpstreamReply, limit_bytes: int) -> bytes:
         parts: list[bytes] = []
@@ -173,17 +147,23 @@ class Relay:
             raise UpstreamUnavailable(
                 "The model server's answer cannot be read. Nothing was charged."
             ) from error
-        if read_fault(answer) is not None:
-            raise UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
-        if counted.is_empty:
-            raise UpstreamUnavailable("The model server's answer is empty. Nothing was charged.")
-        usage = charge_usage(read_usage(answer), counted, self._order.bound)
-        answer["f402"] = self._settlement.summary(usage)
+        fault = read_fault(answer)
+        if fault is not None:
+            raise upstream_errors.failed(fault, self._order.listing)
+        reported = read_usage(answer)
+        nothing = upstream_errors.empty(self._order, reported, counted)
+        if nothing is not None:
+            raise nothing
+        usage = bill(self._order, reported, counted)
+        answer["f402"] = {**self._settlement.summary(usage), **odd_members(usage)}
         delivered = dumps(answer)
         await self._stop_the_clock()
         settled = await self._settlement.capture(
             usage, finish=_finish_of(answer), response_root=response_root([delivered])
         )
+        # Who is known to have left by now gets nothing any more.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._settlement.begin_delivery()
         await self._responder.whole(200, delivered, self._paid_headers(settled))
 
     def _paid_headers(self, settled: Settled) -> dict[str, str]:
@@ -275,16 +255,6 @@ async def _give_up(replies: list[UpstreamReply]) -> None:
 
 def _timeout(why: str) -> UpstreamUnavailable:
     return UpstreamUnavailable(f"{why[0].upper()}{why[1:]}.", code="provider_timeout")
-
-
-def _fault_of(body: bytes) -> UpstreamFault:
-    """A model server's error, whatever its dialect; shortened and printable."""
-    try:
-        members = loads_object(body)
-    except RemoteProtocolError:
-        return UpstreamFault(message="no reason given")
-    fault = read_fault(members) or read_fault({"error": members.get("detail")})
-    return fault or UpstreamFault(message="no reason given")
 
 
 def _finish_of(answer: JsonObject) -> Finish:

@@ -19,7 +19,9 @@ from infern.core.f402.receipt import Finish, ResponseRoot
 from infern.core.wire.render import render_stream_error
 from infern.core.wire.sse import EventKind, SseEvent, SseMeter
 from infern.core.wire.strict_json import dumps
-from infern.core.wire.usage import BilledUsage, charge_usage
+from infern.core.wire.usage import BilledUsage
+from infern.seller import upstream_errors
+from infern.seller.billing import bill, odd_members
 from infern.seller.http import ClientGone, Responder
 from infern.seller.pricing import Order
 from infern.seller.settlement import Sale, Settled, Settlement
@@ -77,7 +79,7 @@ class StreamDelivery:
         """Pass on the next bytes of the model server; empty bytes are its end.
 
         Raises:
-            StreamInterrupted: The server reported an error or broke off.
+            InfernError: The server reported an error, broke off or wrote more than was ordered.
             ClientGone: The client does not take bytes any more.
         """
         events = self._meter.feed(data) if data else self._meter.finish()
@@ -88,8 +90,11 @@ class StreamDelivery:
                 self._meter.mark_sent(event)
             await self._write(b"".join(event.raw for event in batch))
         if self._meter.fault is not None:
-            _log.warning("the model server failed in mid-answer: %s", self._meter.fault.message)
-            raise StreamInterrupted("The model server failed in mid-answer.")
+            raise upstream_errors.broke_off(
+                self._meter.fault,
+                self._order.listing,
+                is_delivered=self._meter.counted().is_delivered,
+            )
         if self._meter.is_over_limit:
             raise StreamInterrupted("The model server wrote more than was ordered.")
         self.done = self._meter.is_done or not data
@@ -111,13 +116,14 @@ class StreamDelivery:
         """Charge a complete answer, send its receipt and end the stream.
 
         Raises:
-            StreamInterrupted: There was nothing in it; the same key or proof may try again.
+            InfernError: There was nothing in it, and nothing is charged.
             ClientGone: The client does not take bytes any more.
         """
         counted = self._meter.counted()
-        if counted.is_empty:
-            raise StreamInterrupted("The model server's answer is empty.")
-        usage = charge_usage(self._meter.usage, counted, self._order.bound)
+        nothing = upstream_errors.empty(self._order, self._meter.usage, counted)
+        if nothing is not None:
+            raise nothing
+        usage = bill(self._order, self._meter.usage, counted)
         last = self._usage_chunk(usage)
         if last:
             await self._write(last)
@@ -132,11 +138,13 @@ class StreamDelivery:
         event = self._usage_event
         if event is None or event.json is None or not self._order.request.include_usage_asked:
             return b""
-        chunk = {**event.json, "f402": self._settlement.summary(usage)}
+        summary = {**self._settlement.summary(usage), **odd_members(usage)}
+        chunk = {**event.json, "f402": summary}
         return b"data: " + dumps(chunk) + b"\n\n"
 
     async def _capture(self, usage: BilledUsage, finish: Finish) -> Settled | None:
         root = self._root.root()
+        self._settlement.begin_delivery()
         try:
             return await self._settlement.capture(usage, finish=finish, response_root=root)
         except LedgerError as error:
@@ -152,12 +160,13 @@ class StreamDelivery:
         gone = isinstance(failure, ClientGone)
         settled = None
         counted = self._meter.counted()
-        if counted.is_delivered:
-            usage = charge_usage(self._meter.usage, counted, self._order.bound)
+        is_charged = upstream_errors.empty(self._order, self._meter.usage, counted) is None
+        if is_charged:
+            usage = bill(self._order, self._meter.usage, counted)
             settled = await self._capture(usage, Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED)
         if isinstance(failure, InfernError):
             event = render_stream_error(
-                _as_it_ended(failure, is_charged=counted.is_delivered), self._sale.request_id
+                _as_it_ended(failure, is_charged=is_charged), self._sale.request_id
             )
             await self._responder.end(_comment(settled) + event)
 

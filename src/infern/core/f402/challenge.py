@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeGuard
+from typing import Final, Self, TypeGuard
 
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import (
@@ -43,6 +43,19 @@ class Mode(StrEnum):
     """An ordinary invoice, paid before the work."""
     HOLD = "hold"
     """A hold invoice, settled on delivery."""
+
+    @classmethod
+    def asked(cls, header: str | None) -> Self:
+        """The mode a request asks for in its `F402-Mode` header; upfront without one.
+
+        Raises:
+            RemoteProtocolError: No mode (`invalid_request`): guessing would spend money otherwise
+                than the payer meant. Nothing moved.
+        """
+        try:
+            return cls(header) if header is not None else cls.UPFRONT
+        except ValueError:
+            raise RemoteProtocolError("F402-Mode is upfront or hold") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
