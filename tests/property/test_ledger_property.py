@@ -168,6 +168,9 @@ class LedgerMachine(RuleBasedStateMachine):
             captured=dict(self.charged),
             transferred=dict(self.transferred),
             sent=dict(self.sent),
+            locks=(),
+            payouts=(),
+            returned={},
         )
 
     @invariant()

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final, Generic, TypeVar, assert_never
 
-from anyio import to_thread
-
 from infern.client.effects import (
     Adopt,
     Ask,
@@ -220,7 +218,7 @@ class _Writing:
 
     async def run(self) -> Attempt | None:
         try:
-            return await to_thread.run_sync(self._work)
+            return await self._wallet.offload(self._work)
         except BaseException:
             with self._lock:
                 self._abandoned = True

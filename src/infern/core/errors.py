@@ -90,6 +90,7 @@ CODES: Final[Mapping[str, CodeSpec]] = {
     "asset_mismatch": _spec(402, _N, _U, "the echoed asset is not the token's"),
     "pay_to_mismatch": _spec(402, _N, _U, "the echoed payee is not the token's"),
     "payment_not_received": _spec(402, _C, _U, "the invoice was cancelled or expired unpaid"),
+    "hold_unavailable": _spec(402, _C, _U, "hold mode is not offered for this request now"),
     "payment_pending": _spec(425, _S, _X, "the payment has not arrived yet; repeat the proof"),
     # A request or a proof cannot be read.
     "malformed_proof": _spec(400, _N, _U, "the payment header cannot be parsed"),

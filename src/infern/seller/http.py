@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anyio
-
 from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
+from infern.core.f402.mpp import problem_members
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import dumps
+from infern.seller.deadlines import within
 from infern.seller.limits import ByteShare
 
 Scope = MutableMapping[str, Any]
@@ -108,28 +108,34 @@ async def read_body(
             code="unsupported_encoding",
         )
     declared = request.headers.get("content-length", "0")
-    too_large = ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
     if not declared.isascii() or not declared.isdigit() or len(declared) > 15:
         raise RemoteProtocolError("Content-Length is not a number")
     if int(declared) > limit_bytes:
-        raise too_large
-    body = bytearray()
+        raise _too_large(limit_bytes)
+
+    async def collect() -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            if share is not None:
+                share.take(len(piece))
+            body += piece
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
+
     try:
-        with anyio.fail_after(timeout_ms / 1000):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                piece = message.get("body", b"")
-                if share is not None:
-                    share.take(len(piece))
-                body += piece
-                if len(body) > limit_bytes:
-                    raise too_large
-                if not message.get("more_body", False):
-                    return bytes(body)
+        return await within(timeout_ms, collect())
     except TimeoutError:
         raise ProtocolError("the body did not arrive in time", code="request_timeout") from None
+
+
+def _too_large(limit_bytes: int) -> ProtocolError:
+    return ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
 
 
 class Responder:
@@ -147,11 +153,14 @@ class Responder:
         self._stall_timeout_ms = stall_timeout_ms
         self.started = False
         self.ended = False
+        self.speaks_mpp = False
+        """The client announced MPP: its 402s are RFC 9457 problems too."""
+        self.on_success: Mapping[str, str] = {}
+        """Headers that every 2xx of this exchange has."""
 
     async def _write(self, message: Message) -> None:
         try:
-            with anyio.fail_after(self._stall_timeout_ms / 1000):
-                await self._send(message)
+            await within(self._stall_timeout_ms, self._send(message))
         except (TimeoutError, OSError):
             raise ClientGone from None
 
@@ -161,6 +170,8 @@ class Responder:
         Raises:
             ClientGone: The client does not take them.
         """
+        if 200 <= status < 300:
+            headers = {**headers, **self.on_success}
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         pairs.append((b"x-request-id", self._request_id.encode("ascii")))
         self.started = True
@@ -203,5 +214,6 @@ class Responder:
 
     async def error(self, error: InfernError, headers: Mapping[str, str] | None = None) -> None:
         """Send an error in the OpenAI shape with its headers."""
-        rendered = render_error(error, self._request_id)
+        beside = problem_members(error) if self.speaks_mpp else {}
+        rendered = render_error(error, self._request_id, beside)
         await self.whole(rendered.status, rendered.body, {**rendered.headers, **(headers or {})})

@@ -18,10 +18,18 @@ from infern.core.errors import (
     ProtocolError,
     RemoteProtocolError,
 )
-from infern.core.f402.challenge import open_token
+from infern.core.f402.challenge import Mode, open_token
 from infern.core.f402.credential import Credential, Proof, parse_credential
 from infern.core.f402.digest import request_digest
+from infern.core.f402.mpp import (
+    ACCEPT_HEADER,
+    RECEIPT_HEADER,
+    announced_headers,
+    announces_fiber,
+    receipt_header,
+)
 from infern.core.f402.offer import (
+    MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     offer_details,
     offer_headers,
@@ -30,6 +38,8 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.refund import refund_asked, refund_of
+from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
@@ -85,6 +95,7 @@ class Pipeline:
         )
         try:
             head = read_head(scope, request_id=request_id)
+            responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
             await self._answer(Exchange(endpoint, head, receive, responder))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
@@ -139,21 +150,27 @@ class Pipeline:
             await self._by_proof(exchange, key, credential.proof, order, digest)
             return
         _check_cap(head, order)
+        mode = Mode.asked(head.headers.get(MODE_HEADER.lower()))
         if key is None:
-            await self._offer(exchange, order, digest)
+            await self._offer(exchange, order, digest, body, mode)
             return
         await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
-            open_token(credential.proof.token, self._parts.config.secrets.challenge_keys)
+            open_proof(credential.proof, self._parts.config.secrets.challenge_keys)
         if credential.key is None:
             return None
         return await self._parts.keys.find(credential.key, head.address)
 
-    async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
+    async def _offer(
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes, mode: Mode
+    ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
+        refund_to = refund_asked(head.headers, own=self._parts.config.pay_to)
+        if mode is Mode.HOLD:
+            await self._parts.hold_offers.admit(order.terms)
         if not self._parts.minter.may_mint(head.address):
             raise PaymentRequired(
                 f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
@@ -166,13 +183,34 @@ class Pipeline:
                     "links": dict(LINKS),
                 },
             )
-        offer = await self._parts.minter.offer(
-            listing=order.listing, terms=order.terms, digest=digest, target=head.target
-        )
+        if mode is Mode.HOLD:
+            offer = await self._parts.hold_offers.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                address=head.address,
+                refund_to=refund_to,
+            )
+        else:
+            offer = await self._parts.minter.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                refund_to=refund_to,
+            )
+            self._parts.unclaimed.remember(offer.challenge)
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
-        await exchange.responder.error(error, offer_headers(offer))
+        headers = offer_headers(offer)
+        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
+            # A client that waits for its charge to succeed would wait for its own answer.
+            secrets = self._parts.config.secrets
+            key = secrets.challenge_keys[secrets.kid]
+            headers = announced_headers(offer, body=body, challenge_key=key)
+        await exchange.responder.error(error, headers)
 
     async def _by_proof(
         self,
@@ -185,11 +223,19 @@ class Pipeline:
         parts = self._parts
         try:
             challenge = await parts.proofs.verify(proof, digest)
+            if proof.mpp is not None:
+                receipt = receipt_header(
+                    challenge,
+                    challenge_id=proof.mpp.challenge_id,
+                    now_ms=parts.clock.now_ms(),
+                )
+                exchange.responder.on_success = {RECEIPT_HEADER: receipt}
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
-            payer = Payer(key=key, challenge=challenge)
+            refund_to = refund_of(challenge, proof, own=parts.config.pay_to)
+            payer = Payer(key=key, challenge=challenge, refund_to=refund_to)
             await self._sell(exchange, quoted, payer, digest)
         except ProtocolError as error:
             if error.code == "already_delivered":
@@ -216,6 +262,7 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            locks=parts.locks,
             sale=sale,
         )
         async with settlement:
@@ -227,6 +274,8 @@ class Pipeline:
                 limits=parts.config.limits,
                 responder=exchange.responder,
             ).serve(exchange.receive)
+        if payer.refund_to is not None:
+            parts.payouts.wake()
 
     async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
         challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)

@@ -161,6 +161,9 @@ class Relay:
         settled = await self._settlement.capture(
             usage, finish=_finish_of(answer), response_root=response_root([delivered])
         )
+        # Who is known to have left by now gets nothing any more.
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._settlement.begin_delivery()
         await self._responder.whole(200, delivered, self._paid_headers(settled))
 
     def _paid_headers(self, settled: Settled) -> dict[str, str]:

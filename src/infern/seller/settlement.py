@@ -16,16 +16,26 @@ import anyio
 
 from infern.core.ckb.hashing import ckb_hash
 from infern.core.errors import InvariantViolation, LedgerError, Money, Retry
-from infern.core.f402.challenge import Challenge, Terms
+from infern.core.f402.challenge import Challenge, Mode, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
-from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
+from infern.core.ids import (
+    HoldId,
+    PaymentHash,
+    PayoutId,
+    Pubkey,
+    RequestDigest,
+    RequestId,
+    TabId,
+    base32_id,
+)
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import Captured, KeyRecord, PaidRequest
+from infern.core.ledger.records import Captured, KeyRecord, PaidRequest, RemainderPlan
 from infern.core.wire.strict_json import JsonObject
 from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Listing
 from infern.seller.endings import Endings
+from infern.seller.locks import LockKeeper
 
 END_TIMEOUT_S: Final = 10
 CAPTURE_TRIES: Final = 3
@@ -40,10 +50,12 @@ class Payer:
     Args:
         key: The prepaid key that is debited, or that receives a proof's remainder.
         challenge: The paid challenge; None when the key is debited.
+        refund_to: The payer's Fiber node, when the remainder is to be sent back to it.
     """
 
     key: KeyRecord | None
     challenge: Challenge | None
+    refund_to: Pubkey | None = None
 
     def __post_init__(self) -> None:
         """Somebody has to pay."""
@@ -100,6 +112,7 @@ class Settlement:
         entropy: For the hold's name and a new tab's.
         agent: Signs the receipt.
         endings: Takes over when the ledger is away at the end.
+        locks: Settles or gives back what was paid in hold mode.
         sale: What is sold to whom.
     """
 
@@ -111,28 +124,44 @@ class Settlement:
         entropy: Entropy,
         agent: Signer,
         endings: Endings,
+        locks: LockKeeper,
         sale: Sale,
     ) -> None:
         self._ledger = ledger
         self._endings = endings
+        self._locks = locks
         self._clock = clock
         self._entropy = entropy
         self._agent = agent
         self._sale = sale
         self._hold_id = HoldId(base32_id("hold_", entropy.random_bytes(16)))
+        self._plan = self._remainder_plan()
         self._started_ms = clock.now_ms()
         self._settled: Settled | None = None
         self._is_left_to_endings = False
+        self._is_delivering = False
+
+    @property
+    def _lock(self) -> PaymentHash | None:
+        """The payment, if it is in hold mode."""
+        challenge = self._sale.payer.challenge
+        is_lock = challenge is not None and challenge.mode is Mode.HOLD
+        return challenge.payment_hash if challenge is not None and is_lock else None
+
+    def _remainder_plan(self) -> RemainderPlan:
+        payer = self._sale.payer
+        if payer.refund_to is None:
+            return RemainderPlan(key=payer.key)
+        return RemainderPlan(
+            key=payer.key,
+            refund_to=payer.refund_to,
+            payout_id=PayoutId(base32_id("out_", self._entropy.random_bytes(16))),
+        )
 
     @property
     def ceiling(self) -> int:
         """Base units held: the most this request can cost."""
         return self._sale.terms.ceiling
-
-    @property
-    def remainder_to(self) -> str:
-        """Where the unspent part goes: a key id, or the payment's own tab."""
-        return self._sale.payer.key.key_id if self._sale.payer.key else "payment"
 
     async def __aenter__(self) -> Self:
         """Place the hold.
@@ -164,6 +193,7 @@ class Settlement:
             await self._ledger.hold(hold)
             return
         await self._ledger.claim(paid_request(challenge, self._entropy), hold)
+        self._locks.claimed(challenge.payment_hash)
 
     async def __aexit__(
         self,
@@ -171,25 +201,45 @@ class Settlement:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the hold unless it was captured, or will be."""
-        if self._settled is None and not self._is_left_to_endings:
+        """Release the hold unless it was captured, or will be. Take a lock that was delivered for.
+
+        The answer has ended by now, so nobody waits for the node.
+        """
+        if self._is_left_to_endings:
+            return
+        if self._settled is None:
             await self._release()
+        elif self._lock is not None:
+            await self._end(self._deliver if self._is_delivering else self._abandon)
 
     async def _release(self) -> None:
-        release = self._release_later()
+        now_ms = self._clock.now_ms()
+
+        async def release() -> None:
+            await self._ledger.release(self._hold_id, now_ms=now_ms)
+            await self._abandon()
+
+        await self._end(release)
+
+    async def _abandon(self) -> None:
+        if self._lock is not None:
+            await self._locks.give_back(self._lock, self._hold_id)
+
+    async def _deliver(self) -> None:
+        if self._lock is not None:
+            await self._locks.deliver(self._lock)
+
+    async def _end(self, ending: Callable[[], Awaitable[None]]) -> None:
+        """Book an end, whatever is cancelled meanwhile, or leave it to who tries for longer."""
         with anyio.move_on_after(END_TIMEOUT_S, shield=True) as scope:
             try:
-                await release()
+                await ending()
             except LedgerError as error:
-                _log.warning("hold %s is not released yet: %s", self._hold_id, error.message)
-                self._endings.add(self._hold_id, release)
+                _log.warning("the end of hold %s is not booked: %s", self._hold_id, error.message)
+                self._endings.add(self._hold_id, ending)
         if scope.cancelled_caught:
-            _log.warning("hold %s was not released in time", self._hold_id)
-            self._endings.add(self._hold_id, release)
-
-    def _release_later(self) -> Callable[[], Awaitable[None]]:
-        ledger, hold_id, now_ms = self._ledger, self._hold_id, self._clock.now_ms()
-        return lambda: ledger.release(hold_id, now_ms=now_ms)
+            _log.warning("the end of hold %s was not booked in time", self._hold_id)
+            self._endings.add(self._hold_id, ending)
 
     @property
     def is_settled(self) -> bool:
@@ -211,7 +261,7 @@ class Settlement:
             "asset": str(self._sale.terms.price.asset),
             "charged": str(charged),
             "remainder": str(self.ceiling - charged),
-            "remainder_to": self.remainder_to,
+            "remainder_to": self._plan.says(self.ceiling - charged),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }
@@ -230,6 +280,13 @@ class Settlement:
         self._settled = Settled(captured=captured, signed=sign_receipt(placed, self._agent))
         return self._settled
 
+    def begin_delivery(self) -> None:
+        """The consumer may have the answer from here on, whatever becomes of the connection.
+
+        In hold mode a charge without it is given back.
+        """
+        self._is_delivering = True
+
     def capture_later(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> None:
         """Leave the charge for something delivered to be booked when the ledger is back.
 
@@ -237,14 +294,24 @@ class Settlement:
         """
         receipt = self._receipt(usage, finish, response_root)
         self._is_left_to_endings = True
-        self._endings.add(self._hold_id, lambda: self._book(receipt))
+
+        async def book() -> None:
+            try:
+                await self._book(receipt)
+            except LedgerError as error:
+                # It may have been booked although nobody heard so; the lock is to be taken then.
+                if error.code != "ledger_conflict" or self._lock is None:
+                    raise
+            await self._deliver()
+
+        self._endings.add(self._hold_id, book)
 
     async def _book(self, receipt: Receipt) -> Captured:
         return await self._ledger.capture(
             self._hold_id,
             receipt,
             request_id=self._sale.request_id,
-            remainder_to=self._sale.payer.key if self._sale.payer.challenge else None,
+            remainder=self._plan,
         )
 
     async def _capture(self, receipt: Receipt) -> Captured:
@@ -309,4 +376,5 @@ def paid_request(challenge: Challenge, entropy: Entropy) -> PaidRequest:
         digest=challenge.digest,
         tab_id=TabId(base32_id("tab_", entropy.random_bytes(16))),
         session=entropy.random_bytes(16),
+        is_lock=challenge.mode is Mode.HOLD,
     )

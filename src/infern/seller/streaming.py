@@ -144,6 +144,7 @@ class StreamDelivery:
 
     async def _capture(self, usage: BilledUsage, finish: Finish) -> Settled | None:
         root = self._root.root()
+        self._settlement.begin_delivery()
         try:
             return await self._settlement.capture(usage, finish=finish, response_root=root)
         except LedgerError as error:

@@ -20,7 +20,7 @@ from infern.core.errors import InfernError
 from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import KeyRecord, PaidRequest, Topup, TopupState
+from infern.core.ledger.records import KeyRecord, PaidRequest, RemainderPlan, Topup, TopupState
 from infern.core.units import CKB
 
 KEYS = 4
@@ -128,7 +128,10 @@ class Worker:
         request_id = RequestId(secrets.token_hex(16))
         say("try", "capture", hold.hold_id, request_id, charged)
         await self.ledger.capture(
-            hold.hold_id, receipt(charged), request_id=request_id, remainder_to=remainder_to
+            hold.hold_id,
+            receipt(charged),
+            request_id=request_id,
+            remainder=RemainderPlan(key=remainder_to),
         )
         say("ack", "capture", hold.hold_id, request_id, charged)
         return True

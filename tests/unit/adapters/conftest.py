@@ -13,7 +13,14 @@ from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
 from infern.core.ledger.books import violations
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import Captured, KeyRecord, PaidRequest, Topup, TopupState
+from infern.core.ledger.records import (
+    Captured,
+    KeyRecord,
+    PaidRequest,
+    RemainderPlan,
+    Topup,
+    TopupState,
+)
 from infern.core.units import CKB, Asset
 
 ENGINES: dict[str, Callable[[Path], Any]] = {
@@ -130,7 +137,7 @@ class Desk:
             hold.hold_id,
             receipt(charged),
             request_id=RequestId("req_" + secrets.token_hex(8)),
-            remainder_to=remainder_to,
+            remainder=RemainderPlan(key=remainder_to),
         )
         return captured
 

@@ -23,7 +23,7 @@ from infern.core.f402.receipt import Receipt
 from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
 from infern.core.ledger.books import totals
 from infern.core.ledger.hold import HoldState
-from infern.core.ledger.records import TopupState
+from infern.core.ledger.records import RemainderPlan, TopupState
 from infern.core.units import CKB, MAX_LEDGER_AMOUNT, Asset
 
 USD = Asset(b"\xab" * 32)
@@ -214,10 +214,12 @@ async def test_one_request_id_has_one_receipt(desk: Any, make_receipt: Any) -> N
     key = await desk.key(100)
     holds = [await desk.held(key, 10), await desk.held(key, 10)]
     name = RequestId("req_same")
-    await desk.ledger.capture(holds[0].hold_id, make_receipt(5), request_id=name, remainder_to=None)
+    await desk.ledger.capture(
+        holds[0].hold_id, make_receipt(5), request_id=name, remainder=RemainderPlan()
+    )
     with pytest.raises(LedgerError):
         await desk.ledger.capture(
-            holds[1].hold_id, make_receipt(5), request_id=name, remainder_to=None
+            holds[1].hold_id, make_receipt(5), request_id=name, remainder=RemainderPlan()
         )
     tab = await desk.ledger.tab(key.tab_id)
     assert (tab.spent, tab.held) == (5, 10)

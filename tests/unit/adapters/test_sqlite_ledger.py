@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from infern.adapters.sqlite_ledger import SqliteLedger, rows
+from infern.adapters.sqlite_ledger import SqliteLedger, schema
 from infern.adapters.sqlite_ledger import engine as engine_module
 from infern.adapters.sqlite_ledger.engine import WriterEngine
 from infern.core.errors import ConfigError, LedgerError, QuotaExceeded
@@ -23,7 +23,7 @@ SCHEMA = "CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY, y INTEGER CHECK (
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Any:
-    made = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    made = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     yield made
     made.close()
 
@@ -66,7 +66,7 @@ def test_the_file_is_the_owners_alone(open_sqlite: Any, tmp_path: Path) -> None:
 
 def test_it_is_durable_at_every_commit(open_sqlite: Any) -> None:
     ledger = open_sqlite()
-    connection = ledger._engine._connection
+    connection = ledger._engine.batches.connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
@@ -94,7 +94,7 @@ def test_a_second_owner_is_refused_here_and_in_another_process(
 def test_a_newer_ledger_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     database = sqlite3.connect(path)
-    database.execute(f"PRAGMA user_version = {rows.SCHEMA_VERSION + 1}")
+    database.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION + 1}")
     database.execute("CREATE TABLE tabs_of_the_future (x)")
     database.commit()
     database.close()
@@ -157,7 +157,7 @@ async def test_when_the_disk_fails_nobody_hears_of_success_and_nothing_is_booked
     engine: Any, word: str
 ) -> None:
     await engine.run(insert(1))
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     gate = threading.Event()
     engine.submit(lambda _: gate.wait(10))
     futures = [engine.submit(insert(n)) for n in range(2, 6)]
@@ -172,7 +172,7 @@ async def test_when_the_disk_fails_nobody_hears_of_success_and_nothing_is_booked
 
 
 async def test_a_disk_that_fails_within_a_command_refuses_it(engine: Any) -> None:
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     broken.broken["INSERT"] = 1
     with pytest.raises(LedgerError) as caught:
         await engine.run(insert(1))
@@ -182,7 +182,7 @@ async def test_a_disk_that_fails_within_a_command_refuses_it(engine: Any) -> Non
 
 async def test_a_rollback_that_fails_stops_all_bookings_until_it_works(engine: Any) -> None:
     """Whatever happens the thread lives: a caller that waits for ever holds money for ever."""
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     broken.broken.update(COMMIT=1, ROLLBACK=2)
     for _ in range(2):
         with pytest.raises(LedgerError):
@@ -194,7 +194,7 @@ async def test_a_rollback_that_fails_stops_all_bookings_until_it_works(engine: A
 
 
 async def test_a_cancelled_command_of_a_failed_batch_does_not_end_the_thread(engine: Any) -> None:
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     gate = threading.Event()
     engine.submit(lambda _: gate.wait(10))
     cancelled, other = engine.submit(insert(1)), engine.submit(insert(2))
@@ -210,7 +210,7 @@ async def test_a_full_queue_refuses_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "MAX_QUEUE", 3)
-    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     gate, started = threading.Event(), threading.Event()
 
     def block(_: sqlite3.Connection) -> None:
@@ -258,7 +258,7 @@ async def test_closing_finishes_what_is_queued(engine: Any, tmp_path: Path) -> N
 
 def test_threads_that_submit_while_it_closes_are_answered(tmp_path: Path) -> None:
     """Nobody may be queued behind the end, where no answer ever comes."""
-    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1)
+    engine = WriterEngine(tmp_path / "t.sqlite3", SCHEMA, 1, {})
     booked, refused = [], []
     start = threading.Barrier(9)
 
@@ -291,7 +291,7 @@ async def test_another_writer_makes_bookings_fail_and_not_hang_or_double(
     engine: Any, tmp_path: Path
 ) -> None:
     """Somebody opens the file with another program."""
-    engine._connection.execute("PRAGMA busy_timeout = 20")
+    engine.batches.connection.execute("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(tmp_path / "t.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError):

@@ -7,22 +7,25 @@ writer, so what was read is still true when it is written.
 import sqlite3
 from dataclasses import replace
 
-from infern.core.errors import LedgerError, QuotaExceeded
+from infern.core.errors import LedgerError, ProtocolError, QuotaExceeded
 from infern.core.f402.receipt import Receipt
-from infern.core.f402.server import ServerEvent, ServerState, advance, refusal
+from infern.core.f402.server import TRANSITIONS, ServerEvent, ServerState, advance, refusal
 from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
 from infern.core.ledger.hold import Hold, HoldEvent, HoldState, end_hold
+from infern.core.ledger.lock import LockEvent
 from infern.core.ledger.records import (
+    TOPUP_TRANSITIONS,
     Captured,
     KeyRecord,
     PaidRequest,
+    RemainderPlan,
     StoredReceipt,
     Topup,
     TopupState,
 )
-from infern.core.ledger.tab import Tab, TabKind, capture, deposit, hold, release, withdraw
+from infern.core.ledger.tab import Tab, TabKind, capture, hold, release
 
-from . import rows
+from . import locks, moves, payouts, rows
 
 
 def create_key(db: sqlite3.Connection, key: KeyRecord) -> None:
@@ -41,11 +44,14 @@ def delete_empty_keys(db: sqlite3.Connection, created_before_ms: int, limit: int
         "SELECT k.key_digest, k.tab_id FROM keys k JOIN tabs t USING (tab_id)"
         " WHERE t.deposited = 0 AND k.created_ms < ?"
         " AND NOT EXISTS (SELECT 1 FROM topups o WHERE o.tab_id = k.tab_id AND o.state = 'open')"
+        " AND NOT EXISTS (SELECT 1 FROM locks l WHERE l.remainder_tab = k.tab_id"
+        " AND l.ended_ms IS NULL)"
         " LIMIT ?",
         (created_before_ms, limit),
     ).fetchall()
     for key_digest, tab_id in found:
         db.execute("DELETE FROM topups WHERE tab_id = ?", (tab_id,))
+        db.execute("UPDATE locks SET remainder_tab = NULL WHERE remainder_tab = ?", (tab_id,))
         db.execute("DELETE FROM keys WHERE key_digest = ?", (key_digest,))
         db.execute("DELETE FROM tabs WHERE tab_id = ?", (tab_id,))
     return len(found)
@@ -67,44 +73,49 @@ def add_topup(db: sqlite3.Connection, topup: Topup, open_limit: int) -> None:
 def end_topup(
     db: sqlite3.Connection, payment_hash: PaymentHash, state: TopupState, now_ms: int
 ) -> None:
-    """Credit a paid top-up once, or mark it expired. A payment that came late still counts."""
+    """Credit a paid top-up once, or mark it expired."""
     topup = rows.load_topup(db, payment_hash)
-    if topup is None or topup.state is TopupState.PAID or state is TopupState.OPEN:
+    if topup is None or state not in TOPUP_TRANSITIONS[topup.state]:
         return
     if state is TopupState.PAID:
-        _deposit(db, rows.load_tab(db, topup.tab_id), payment_hash, topup.amount, now_ms)
+        moves.credit(db, rows.load_tab(db, topup.tab_id), payment_hash, topup.amount, now_ms)
     db.execute("UPDATE topups SET state=? WHERE payment_hash=?", (state.value, payment_hash))
 
 
-def _deposit(
-    db: sqlite3.Connection, tab: Tab, payment_hash: PaymentHash, amount: int, now_ms: int
-) -> Tab:
-    """Credit a payment; its hash is a primary key, so it can be credited only once."""
-    try:
-        db.execute(
-            "INSERT INTO deposits VALUES (?,?,?,?)", (payment_hash, tab.tab_id, amount, now_ms)
-        )
-    except sqlite3.IntegrityError:
-        raise LedgerError("this payment was credited already", code="ledger_conflict") from None
-    credited = deposit(tab, amount)
-    rows.save_tab(db, credited)
-    return credited
-
-
 def place_hold(db: sqlite3.Connection, new: Hold) -> Tab:
-    """Reserve a ceiling."""
+    """Reserve a ceiling, once for a need that the consumer named."""
+    if new.attempt is not None:
+        _refuse_repetition(db, new)
     tab = hold(rows.load_tab(db, new.tab_id), new.amount)
     rows.save_tab(db, tab)
     rows.insert_hold(db, new)
     return tab
 
 
+def _refuse_repetition(db: sqlite3.Connection, new: Hold) -> None:
+    assert new.attempt is not None
+    known = rows.hold_of_attempt(db, new.tab_id, new.attempt)
+    if known is None:
+        return
+    if known.digest != new.digest:
+        raise ProtocolError(
+            "This Idempotency-Key was used for another request; use a new one.",
+            code="idempotency_conflict",
+        )
+    raise refusal(ServerState.RUNNING if known.state is HoldState.OPEN else ServerState.DELIVERED)
+
+
 def claim(db: sqlite3.Connection, paid: PaidRequest, new: Hold) -> None:
     """Take a proof: deposit once, hold, run. A failed run may run again on the same deposit."""
+    lock = locks.of_payment(db, paid)
+    if lock is not None:
+        locks.refuse_given_back(lock)
     tab, state = _paid_tab(db, paid, new.opened_ms)
-    if state in (ServerState.RUNNING, ServerState.DELIVERED, ServerState.CREDITED):
+    if ServerEvent.CLAIM not in TRANSITIONS[state]:
         raise refusal(state)
     target = advance(state, ServerEvent.CLAIM)
+    if lock is not None:
+        locks.claim(db, lock, paid, tab_id=tab.tab_id, hold_id=new.hold_id, now_ms=new.opened_ms)
     place_hold(db, replace(new, tab_id=tab.tab_id, amount=min(new.amount, tab.balance)))
     _save_claim(db, paid, tab.tab_id, target, new.hold_id)
 
@@ -117,7 +128,7 @@ def _paid_tab(db: sqlite3.Connection, paid: PaidRequest, now_ms: int) -> tuple[T
         return rows.load_tab(db, TabId(row[0])), ServerState(row[1])
     tab = Tab(tab_id=paid.tab_id, kind=TabKind.REQUEST, asset=paid.asset)
     rows.insert_tab(db, tab, paid.session)
-    return _deposit(db, tab, paid.payment_hash, paid.amount, now_ms), ServerState.QUOTED
+    return moves.credit(db, tab, paid.payment_hash, paid.amount, now_ms), ServerState.QUOTED
 
 
 def _save_claim(
@@ -131,14 +142,14 @@ def _save_claim(
     )
 
 
-def _end_claim(db: sqlite3.Connection, ended: Hold, event: ServerEvent) -> None:
-    if ended.payment_hash is None:
-        return
-    (state,) = db.execute(
-        "SELECT state FROM claims WHERE payment_hash = ?", (ended.payment_hash,)
-    ).fetchone()
-    target = advance(ServerState(state), event)
-    db.execute("UPDATE claims SET state=? WHERE payment_hash=?", (target.value, ended.payment_hash))
+def credit_unclaimed(db: sqlite3.Connection, paid: PaidRequest, now_ms: int) -> bool:
+    """Book a payment whose proof never came; False when it is booked already."""
+    _require_money(db, paid)
+    tab, state = _paid_tab(db, paid, now_ms)
+    if state is not ServerState.QUOTED:
+        return False
+    _save_claim(db, paid, tab.tab_id, advance(state, ServerEvent.ARRIVE), "")
+    return True
 
 
 def capture_hold(
@@ -146,7 +157,7 @@ def capture_hold(
     hold_id: HoldId,
     receipt: Receipt,
     request_id: RequestId,
-    remainder_to: KeyRecord | None,
+    plan: RemainderPlan,
 ) -> Captured:
     """Charge, place the receipt in its session, move the remainder."""
     opened = rows.load_hold(db, hold_id)
@@ -157,24 +168,15 @@ def capture_hold(
     tab = capture(rows.load_tab(db, opened.tab_id), opened.amount, receipt.charged)
     rows.save_tab(db, tab)
     rows.save_hold(db, ended)
-    _end_claim(db, ended, ServerEvent.DELIVER)
-    remainder = opened.amount - receipt.charged
+    moves.end_claim(db, ended.payment_hash, ServerEvent.DELIVER)
     placed, seq = _place(db, tab.tab_id, receipt)
-    payer, went_to = tab, ""
-    # A key that was forgotten meanwhile, or counts another asset, must not spoil the charge for
-    # what was delivered: the remainder then stays where it can be redeemed.
-    key_tab = rows.find_tab(db, remainder_to.tab_id) if remainder_to is not None else None
-    if remainder_to is not None and key_tab is not None and key_tab.asset == tab.asset:
-        payer = key_tab
-        if remainder and key_tab.tab_id != tab.tab_id:
-            payer = _transfer(db, f"remainder:{hold_id}", tab, key_tab.tab_id, remainder, now_ms)
-            went_to = remainder_to.key_id
+    payer, went_to = _move_remainder(db, ended, tab, plan, now_ms)
     stored = StoredReceipt(
         request_id=request_id,
         hold_id=hold_id,
         packed=placed.pack(),
         charged=receipt.charged,
-        remainder=remainder,
+        remainder=opened.amount - receipt.charged,
         remainder_to=went_to,
     )
     db.execute(
@@ -187,11 +189,41 @@ def capture_hold(
             opened.payment_hash,
             stored.packed,
             stored.charged,
-            remainder,
+            stored.remainder,
             went_to,
         ),
     )
     return Captured(stored=stored, payer=payer)
+
+
+def _move_remainder(
+    db: sqlite3.Connection, ended: Hold, tab: Tab, plan: RemainderPlan, now_ms: int
+) -> tuple[Tab, str]:
+    """What was not charged goes where the plan says; returns the payer's tab, and where to."""
+    remainder = ended.amount - ended.charged
+    key_tab = moves.taker(db, plan.key.tab_id if plan.key else None, tab.asset, remainder)
+    lock = locks.find(db, ended.payment_hash) if ended.payment_hash is not None else None
+    if lock is not None:
+        locks.capture(db, lock, key_tab, plan, now_ms)
+        return key_tab or tab, ""
+    if plan.key is not None and key_tab is not None:
+        if not remainder or key_tab.tab_id == tab.tab_id:
+            return key_tab, ""
+        name = f"remainder:{ended.hold_id}"
+        payer = moves.transfer(db, name, tab, key_tab.tab_id, remainder, now_ms)
+        return payer, plan.key.key_id
+    if plan.refund_to is not None and plan.payout_id is not None and ended.payment_hash is not None:
+        payout = payouts.add_remainder(
+            db,
+            tab,
+            payment_hash=ended.payment_hash,
+            refund_to=plan.refund_to,
+            payout_id=plan.payout_id,
+            remainder=remainder,
+            now_ms=now_ms,
+        )
+        return rows.load_tab(db, tab.tab_id), payout.payout_id if payout else ""
+    return tab, ""
 
 
 def _place(db: sqlite3.Connection, tab_id: TabId, receipt: Receipt) -> tuple[Receipt, int]:
@@ -205,23 +237,6 @@ def _place(db: sqlite3.Connection, tab_id: TabId, receipt: Receipt) -> tuple[Rec
     return placed, seq
 
 
-def _transfer(
-    db: sqlite3.Connection, transfer_id: str, source: Tab, to: TabId, amount: int, now_ms: int
-) -> Tab:
-    """Move base units between tabs of one asset; returns the receiving tab."""
-    target = rows.load_tab(db, to)
-    if target.asset != source.asset:
-        raise LedgerError("the two tabs count different assets", code="ledger_conflict")
-    rows.save_tab(db, withdraw(source, amount))
-    credited = deposit(target, amount)
-    rows.save_tab(db, credited)
-    db.execute(
-        "INSERT INTO transfers VALUES (?,?,?,?,?,?)",
-        (transfer_id, source.tab_id, to, str(source.asset), amount, now_ms),
-    )
-    return credited
-
-
 def release_hold(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> None:
     """End a hold without charge; one that ended or never was stays as it is."""
     opened = rows.load_hold(db, hold_id)
@@ -230,19 +245,53 @@ def release_hold(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> None:
     ended = end_hold(opened, HoldEvent.RELEASE, charged=0, now_ms=now_ms)
     rows.save_tab(db, release(rows.load_tab(db, opened.tab_id), opened.amount))
     rows.save_hold(db, ended)
-    _end_claim(db, ended, ServerEvent.FAIL)
+    moves.end_claim(db, ended.payment_hash, ServerEvent.FAIL)
+    lock = locks.find(db, ended.payment_hash) if ended.payment_hash is not None else None
+    if lock is not None:
+        locks.release(db, lock, now_ms)
+
+
+def release_expired(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> bool:
+    """End a hold whose owner is gone; False when it was renewed or has ended."""
+    opened = rows.load_hold(db, hold_id)
+    if opened is None or opened.state is not HoldState.OPEN or opened.lease_until_ms >= now_ms:
+        return False
+    release_hold(db, hold_id, now_ms)
+    return True
+
+
+def recover(db: sqlite3.Connection, now_ms: int) -> int:
+    """End what a dead process left open: holds are released, their locks are to be cancelled."""
+    left = rows.open_holds(db)
+    for opened in left:
+        release_hold(db, opened.hold_id, now_ms)
+    for payment_hash in locks.undelivered(db):
+        # Nobody can show that the answer was written, so the payer gets its money back.
+        locks.move(db, payment_hash, LockEvent.ABANDON, now_ms)
+    return len(left)
+
+
+def _require_money(db: sqlite3.Connection, paid: PaidRequest) -> None:
+    lock = locks.of_payment(db, paid)
+    if lock is not None:
+        locks.require_money(lock)
 
 
 def redeem(db: sqlite3.Connection, paid: PaidRequest, key: KeyRecord, now_ms: int) -> int:
     """Move what a paid request has left to a key; counts what earlier calls moved to it."""
+    _require_money(db, paid)
     tab, state = _paid_tab(db, paid, now_ms)
     if state is ServerState.RUNNING:
         raise refusal(state)
     if state is not ServerState.CREDITED:
         target = advance(state, ServerEvent.CREDIT)
         if tab.balance:
-            name = f"redeem:{paid.payment_hash.hex()}"
-            _transfer(db, name, tab, key.tab_id, tab.balance, now_ms)
+            # More can be left later: a remainder that could not be sent back returns to the tab.
+            (times,) = db.execute(
+                "SELECT count(*) FROM transfers WHERE from_tab = ?", (tab.tab_id,)
+            ).fetchone()
+            name = f"redeem:{paid.payment_hash.hex()}:{times}"
+            moves.transfer(db, name, tab, key.tab_id, tab.balance, now_ms)
         _save_claim(db, paid, tab.tab_id, target, "")
     (moved,) = db.execute(
         "SELECT COALESCE(sum(amount), 0) FROM transfers WHERE from_tab = ? AND to_tab = ?",

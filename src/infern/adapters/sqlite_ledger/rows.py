@@ -2,7 +2,8 @@
 # ruff: noqa: S608 - statements are put together from constants of this module only
 
 import sqlite3
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 from infern.core.errors import LedgerError
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
@@ -11,66 +12,11 @@ from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup, TopupSta
 from infern.core.ledger.tab import Tab, TabKind
 from infern.core.units import Asset
 
-SCHEMA_VERSION: Final = 1
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS tabs (
-  tab_id TEXT PRIMARY KEY, kind TEXT NOT NULL, asset TEXT NOT NULL,
-  deposited INTEGER NOT NULL, held INTEGER NOT NULL, spent INTEGER NOT NULL,
-  refunded INTEGER NOT NULL,
-  session BLOB NOT NULL, next_seq INTEGER NOT NULL, last_digest BLOB NOT NULL,
-  CHECK (held >= 0 AND spent >= 0 AND refunded >= 0),
-  CHECK (deposited >= held + spent + refunded)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS keys (
-  key_digest BLOB PRIMARY KEY, key_id TEXT NOT NULL UNIQUE,
-  tab_id TEXT NOT NULL UNIQUE REFERENCES tabs, created_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS deposits (
-  payment_hash BLOB PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs,
-  amount INTEGER NOT NULL CHECK (amount > 0), credited_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS topups (
-  payment_hash BLOB PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs, key_id TEXT NOT NULL,
-  amount INTEGER NOT NULL, invoice TEXT NOT NULL, expires_ms INTEGER NOT NULL,
-  state TEXT NOT NULL, created_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS topups_open ON topups (created_ms) WHERE state = 'open';
-CREATE TABLE IF NOT EXISTS holds (
-  hold_id TEXT PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs,
-  amount INTEGER NOT NULL, digest BLOB NOT NULL, payment_hash BLOB,
-  state TEXT NOT NULL, charged INTEGER NOT NULL, opened_ms INTEGER NOT NULL, ended_ms INTEGER,
-  CHECK (charged <= amount)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS holds_open ON holds (tab_id) WHERE state = 'open';
-CREATE TABLE IF NOT EXISTS claims (
-  payment_hash BLOB PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs,
-  digest BLOB NOT NULL, state TEXT NOT NULL, hold_id TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS transfers (
-  transfer_id TEXT PRIMARY KEY, from_tab TEXT NOT NULL REFERENCES tabs,
-  to_tab TEXT NOT NULL REFERENCES tabs, asset TEXT NOT NULL,
-  amount INTEGER NOT NULL CHECK (amount > 0), moved_ms INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS transfers_from ON transfers (from_tab);
-CREATE TABLE IF NOT EXISTS receipts (
-  request_id TEXT PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs, seq INTEGER NOT NULL,
-  hold_id TEXT NOT NULL UNIQUE, payment_hash BLOB, packed BLOB NOT NULL,
-  charged INTEGER NOT NULL, remainder INTEGER NOT NULL, remainder_to TEXT NOT NULL,
-  UNIQUE (tab_id, seq)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS receipts_payment ON receipts (payment_hash)
-  WHERE payment_hash IS NOT NULL;
--- Forgetting a key deletes its tab, and SQLite then looks for rows that refer to it: without these
--- it would read the whole history for every key that a stranger made.
-CREATE INDEX IF NOT EXISTS deposits_tab ON deposits (tab_id);
-CREATE INDEX IF NOT EXISTS topups_tab ON topups (tab_id);
-CREATE INDEX IF NOT EXISTS holds_tab ON holds (tab_id);
-CREATE INDEX IF NOT EXISTS claims_tab ON claims (tab_id);
-CREATE INDEX IF NOT EXISTS transfers_to ON transfers (to_tab);
-"""
-
 _TAB = "tab_id, kind, asset, deposited, held, spent, refunded"
-_HOLD = "hold_id, tab_id, amount, digest, payment_hash, state, charged, opened_ms, ended_ms"
+_HOLD = (
+    "hold_id, tab_id, amount, digest, payment_hash, state, charged, opened_ms, ended_ms,"
+    " attempt, owner, lease_until_ms"
+)
 _TOPUP = "payment_hash, tab_id, key_id, amount, invoice, expires_ms, state, created_ms"
 _RECEIPT = "request_id, hold_id, packed, charged, remainder, remainder_to"
 
@@ -101,6 +47,12 @@ def load_tab(db: sqlite3.Connection, tab_id: TabId) -> Tab:
     if tab is None:
         raise LedgerError(f"there is no tab {tab_id}", code="ledger_conflict")
     return tab
+
+
+def is_locked(db: sqlite3.Connection, tab_id: TabId) -> bool:
+    """Whether the tab's deposit is a lock that is neither money yet nor given back."""
+    found = db.execute("SELECT 1 FROM locks WHERE tab_id = ? AND ended_ms IS NULL", (tab_id,))
+    return found.fetchone() is not None
 
 
 def all_tabs(db: sqlite3.Connection) -> list[Tab]:
@@ -145,6 +97,9 @@ def _hold(row: Row) -> Hold:
         charged=row[6],
         opened_ms=row[7],
         ended_ms=row[8],
+        attempt=row[9],
+        owner=row[10],
+        lease_until_ms=row[11],
     )
 
 
@@ -162,7 +117,7 @@ def open_holds(db: sqlite3.Connection) -> list[Hold]:
 def insert_hold(db: sqlite3.Connection, hold: Hold) -> None:
     """A new hold."""
     db.execute(
-        f"INSERT INTO holds ({_HOLD}) VALUES (?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO holds ({_HOLD}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             hold.hold_id,
             hold.tab_id,
@@ -173,7 +128,37 @@ def insert_hold(db: sqlite3.Connection, hold: Hold) -> None:
             hold.charged,
             hold.opened_ms,
             hold.ended_ms,
+            hold.attempt,
+            hold.owner,
+            hold.lease_until_ms,
         ),
+    )
+
+
+def hold_of_attempt(db: sqlite3.Connection, tab_id: TabId, attempt: bytes) -> Hold | None:
+    """The hold of a need that was not released, or None."""
+    row = db.execute(
+        f"SELECT {_HOLD} FROM holds WHERE tab_id = ? AND attempt = ? AND state <> 'released'",
+        (tab_id, attempt),
+    ).fetchone()
+    return None if row is None else _hold(row)
+
+
+def expired_holds(db: sqlite3.Connection, now_ms: int, limit: int) -> list[Hold]:
+    """Open holds whose lease ran out, oldest first."""
+    found = db.execute(
+        f"SELECT {_HOLD} FROM holds WHERE state = 'open' AND lease_until_ms < ?"
+        " ORDER BY lease_until_ms LIMIT ?",
+        (now_ms, limit),
+    )
+    return [_hold(row) for row in found]
+
+
+def renew_holds(db: sqlite3.Connection, hold_ids: Sequence[HoldId], lease_until_ms: int) -> None:
+    """Longer leases for those that are still open."""
+    db.executemany(
+        "UPDATE holds SET lease_until_ms=? WHERE hold_id=? AND state='open'",
+        [(lease_until_ms, hold_id) for hold_id in hold_ids],
     )
 
 
@@ -262,8 +247,8 @@ def _receipt(row: Row) -> StoredReceipt:
 
 
 def find_receipt(db: sqlite3.Connection, column: str, value: str | bytes) -> StoredReceipt | None:
-    """The newest receipt with this request id or payment hash, or None."""
-    assert column in {"request_id", "payment_hash"}
+    """The newest receipt with this request id, hold id or payment hash, or None."""
+    assert column in {"request_id", "payment_hash", "hold_id"}
     row = db.execute(
         f"SELECT {_RECEIPT} FROM receipts WHERE {column} = ? ORDER BY seq DESC LIMIT 1",
         (value,),

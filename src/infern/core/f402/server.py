@@ -5,7 +5,8 @@ token in the client's hands); it is created by the one durable insert that makes
 use, in the same ledger transaction as the deposit and the hold.
 
 Nothing delivered means nothing charged: a failed run gives the hold back to the request's own tab
-and the same proof may run again, or the deposit is redeemed as credit.
+and the same proof may run again, or the deposit is redeemed as credit. In hold mode a failed run is
+over: its payment is cancelled, which gives the money back over Fiber.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from infern.core.errors import (
     InfernError,
     InvariantViolation,
     LocalProtocolError,
+    PaymentError,
     ProtocolError,
     Retry,
 )
@@ -25,15 +27,21 @@ class ServerState(StrEnum):
     """Where one paid request stands at the seller."""
 
     QUOTED = "quoted"
+    PAID = "paid"
+    """The payment arrived and was booked; nobody has presented the proof yet."""
     RUNNING = "running"
     DELIVERED = "delivered"
     FAILED = "failed"
     CREDITED = "credited"
+    CANCELLED = "cancelled"
+    """Hold mode only: the payer has the money back, over Fiber."""
 
 
 class ServerEvent(StrEnum):
     """What can happen to a paid request at the seller."""
 
+    ARRIVE = "arrive"
+    """The node says that an invoice was paid whose proof nobody presented in time."""
     CLAIM = "claim"
     """A verified proof arrived and the ledger took it."""
     DELIVER = "deliver"
@@ -42,18 +50,22 @@ class ServerEvent(StrEnum):
     """Nothing was delivered; the hold is given back."""
     CREDIT = "credit"
     """The deposit was moved to a key or refunded."""
+    CANCEL = "cancel"
+    """Hold mode only: the lock is cancelled, or was gone before it could be settled."""
 
 
 _S, _E = ServerState, ServerEvent
 
 TRANSITIONS: Final[Mapping[ServerState, Mapping[ServerEvent, ServerState]]] = {
     # CREDIT from QUOTED: the payer redeems a payment it never used for an answer.
-    _S.QUOTED: {_E.CLAIM: _S.RUNNING, _E.CREDIT: _S.CREDITED},
+    _S.QUOTED: {_E.ARRIVE: _S.PAID, _E.CLAIM: _S.RUNNING, _E.CREDIT: _S.CREDITED},
+    _S.PAID: {_E.CLAIM: _S.RUNNING, _E.CREDIT: _S.CREDITED},
     _S.RUNNING: {_E.DELIVER: _S.DELIVERED, _E.FAIL: _S.FAILED},
-    _S.FAILED: {_E.CLAIM: _S.RUNNING, _E.CREDIT: _S.CREDITED},
+    _S.FAILED: {_E.CLAIM: _S.RUNNING, _E.CREDIT: _S.CREDITED, _E.CANCEL: _S.CANCELLED},
     # What an answer left over may be redeemed; the request itself is over.
-    _S.DELIVERED: {_E.CREDIT: _S.DELIVERED},
+    _S.DELIVERED: {_E.CREDIT: _S.DELIVERED, _E.CANCEL: _S.CANCELLED},
     _S.CREDITED: {},
+    _S.CANCELLED: {},
 }
 
 
@@ -83,6 +95,12 @@ def refusal(state: ServerState) -> InfernError:
             "and is charged once.",
             code="request_in_progress",
             retry_after_s=2,
+        )
+    if state is _S.CANCELLED:
+        return PaymentError(
+            "This payment was held and then given back over Fiber; nothing was charged. Send the "
+            "request without a proof to get a new offer.",
+            code="payment_not_received",
         )
     if state is _S.CREDITED:
         return ProtocolError(

@@ -30,7 +30,7 @@ class Tab:
         kind: What it stands for.
         asset: What the sums count.
         deposited: All that ever came in.
-        held: Reserved by open holds.
+        held: Reserved by open holds and by payouts under way.
         spent: Captured for delivered answers.
         refunded: Sent out again, or moved to another tab.
     """
@@ -85,6 +85,19 @@ def hold(tab: Tab, amount: int) -> Tab:
     return replace(tab, held=tab.held + amount)
 
 
+def reserve(tab: Tab, amount: int) -> Tab:
+    """Reserve `amount` of the balance for a payout: what it pays, and its fee cap.
+
+    Raises:
+        InsufficientBalance: The balance does not cover it; nothing is reserved.
+    """
+    checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+    if amount > tab.balance:
+        wanted = format_amount(amount, tab.asset)
+        raise _short(tab, amount, f"{wanted}, its routing fee cap included; take out less.")
+    return replace(tab, held=tab.held + amount)
+
+
 def _short(tab: Tab, amount: int, need: str) -> InsufficientBalance:
     return InsufficientBalance(
         f"The balance of {format_amount(tab.balance, tab.asset)} does not cover {need}",
@@ -112,6 +125,31 @@ def capture(tab: Tab, held: int, charged: int) -> Tab:
 def release(tab: Tab, held: int) -> Tab:
     """End a hold of `held` without charge."""
     return capture(tab, held, 0)
+
+
+def void(tab: Tab, charged: int) -> Tab:
+    """Undo a charge that was never paid for; it is balance again.
+
+    Raises:
+        InvariantViolation: So much was never charged: our bug.
+    """
+    checked_amount(charged, limit=MAX_LEDGER_AMOUNT)
+    if charged > tab.spent:
+        raise InvariantViolation(f"{charged} was never charged to {tab.tab_id}")
+    return replace(tab, spent=tab.spent - charged)
+
+
+def pay_out(tab: Tab, reserved: int, out: int) -> Tab:
+    """End a reservation of `reserved` with `out` of it gone to Fiber; the rest is balance again.
+
+    Raises:
+        InvariantViolation: More goes out than was reserved, or it is not in the tab: our bug.
+    """
+    checked_amount(reserved, limit=MAX_LEDGER_AMOUNT)
+    checked_amount(out, limit=MAX_LEDGER_AMOUNT)
+    if out > reserved or reserved > tab.held:
+        raise InvariantViolation(f"{out} of {reserved} reserved on {tab.tab_id} goes out")
+    return replace(tab, held=tab.held - reserved, refunded=tab.refunded + out)
 
 
 def withdraw(tab: Tab, amount: int) -> Tab:

@@ -1,6 +1,7 @@
 """Conservation of a whole ledger: for each law a ledger that breaks only that law."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,7 @@ HOLD = Hold(
 )
 SECOND = replace(HOLD, hold_id=HoldId("h2"), amount=20)
 # 5 moved from the request's tab to the key's, 10 were paid out, 145 came in.
+NONE: dict[str, Any] = {"locks": (), "payouts": (), "returned": {}}
 SOUND = Books(
     tabs=(KEY, REQUEST, TOKEN),
     holds=(HOLD, SECOND),
@@ -40,6 +42,7 @@ SOUND = Books(
     captured={CKB: 65},
     transferred={CKB: 5},
     sent={CKB: 10},
+    **NONE,
 )
 
 
@@ -48,7 +51,7 @@ def test_a_sound_ledger() -> None:
 
 
 def test_an_empty_ledger() -> None:
-    nothing = Books(tabs=(), holds=(), received={}, captured={}, transferred={}, sent={})
+    nothing = Books(tabs=(), holds=(), received={}, captured={}, transferred={}, sent={}, **NONE)
     assert totals(nothing) == {}
     assert violations(nothing) == []
 
@@ -65,6 +68,10 @@ def test_totals_by_asset() -> None:
             received=145,
             sent=10,
             captured=65,
+            returned=0,
+            locked=0,
+            unsettled=0,
+            owed=0,
         ),
         USD: Totals(
             deposited=7,
@@ -76,6 +83,10 @@ def test_totals_by_asset() -> None:
             received=7,
             sent=0,
             captured=0,
+            returned=0,
+            locked=0,
+            unsettled=0,
+            owed=0,
         ),
     }
 
@@ -88,14 +99,17 @@ def test_ended_holds_may_be_left_in() -> None:
 @pytest.mark.parametrize(
     ("books", "found"),
     [
-        (replace(SOUND, holds=(HOLD,)), ["tab key: held is not the sum of its open holds"]),
+        (
+            replace(SOUND, holds=(HOLD,)),
+            ["tab key: held is not the sum of its open holds and payouts"],
+        ),
         (
             replace(SOUND, holds=(HOLD, SECOND, replace(HOLD, hold_id=HoldId("h3")))),
-            ["tab key: held is not the sum of its open holds"],
+            ["tab key: held is not the sum of its open holds and payouts"],
         ),
         (
             replace(SOUND, holds=(*SOUND.holds, replace(HOLD, tab_id=TabId("gone")))),
-            ["an open hold names tab gone, which is not there"],
+            ["an open hold or payout names tab gone, which is not there"],
         ),
         (
             replace(SOUND, received={CKB: 144, USD: 7}),
@@ -136,7 +150,9 @@ def test_ended_holds_may_be_left_in() -> None:
         ),
         (
             # Money of an asset no tab counts came in and was forgotten.
-            Books(tabs=(), holds=(), received={USD: 3}, captured={}, transferred={}, sent={}),
+            Books(
+                tabs=(), holds=(), received={USD: 3}, captured={}, transferred={}, sent={}, **NONE
+            ),
             [f"{USD}: tabs were credited with something that never came in"],
         ),
     ],
@@ -155,5 +171,5 @@ class _LyingTab(Tab):
 
 def test_a_balance_that_is_not_the_columns_difference_is_found() -> None:
     liar = _LyingTab(tab_id=TabId("liar"), kind=TabKind.KEY, asset=USD)
-    books = Books(tabs=(liar,), holds=(), received={}, captured={}, transferred={}, sent={})
+    books = Books(tabs=(liar,), holds=(), received={}, captured={}, transferred={}, sent={}, **NONE)
     assert violations(books) == [f"{USD}: deposited is not balance + held + spent + refunded"]
