@@ -27,7 +27,7 @@ from infern.core.fiber.types import Channel, InvoiceStatus, PaymentStatus
 from infern.core.ids import HoldId, PaymentHash, TabId
 from infern.core.ledger.books import Totals, totals, violations
 from infern.core.ledger.hold import HoldState
-from infern.core.ledger.lock import LockState
+from infern.core.ledger.lock import Lock, LockState
 from infern.core.ledger.records import KeyRecord
 from infern.core.ledger.tab import Tab
 from infern.core.market.price import Price
@@ -243,6 +243,10 @@ class HoldWorld:
         found = await until(lambda: self.consumer.call(call), lambda found: found.status is status)
         if status is PaymentStatus.SUCCESS:
             self.fees[offer.challenge.payment_hash] = found.fee
+
+    async def wait_for(self, good: Callable[[list[Lock]], bool]) -> None:
+        """Wait for the open locks to be as they should be."""
+        await until(lambda: self.ledger.open_locks(limit=1_000), good)
 
     async def lock_is(self, offer: Offer, state: LockState) -> None:
         payment_hash = offer.challenge.payment_hash
