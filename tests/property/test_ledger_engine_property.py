@@ -1,86 +1,51 @@
-"""Random bookings on the SQLite engine against a tiny model in memory.
+"""Random bookings on the SQLite engine against a model in memory.
 
-The model knows four numbers a tab and the rules in one line each; the books are checked after
-every step, and at the end the file is opened again.
+The model is `infern.testing.ledger_model`. Each booking is made on both: they return the same or
+refuse with the same code, and afterwards every row of the books is the same and conserved.
 """
 
 import asyncio
-import secrets
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-
-from infern.adapters.sqlite_ledger import SqliteLedger
-from infern.core.errors import InsufficientBalance, LedgerError, ProtocolError
-from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
-from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
-from infern.core.ledger.books import violations
-from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import KeyRecord, PaidRequest, RemainderPlan, Topup, TopupState
-from infern.core.units import CKB
-
-T = TypeVar("T")
-AMOUNTS = st.integers(min_value=1, max_value=1_000)
-SELLER = SellerIdentity(
-    genesis_hash=b"\x01" * 32,
-    provider=b"\x02" * 32,
-    listing=b"\x03" * 32,
-    listing_data_hash=b"\x04" * 32,
-    model_id=b"\x05" * 32,
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
 )
 
+from infern.adapters.sqlite_ledger import SqliteLedger
+from infern.core.errors import InfernError
+from infern.core.ids import RequestDigest
+from infern.core.ledger.books import violations
+from infern.core.ledger.hold import Hold
+from infern.core.ledger.lock import LockEvent
+from infern.core.ledger.payout import PayoutEvent, PayoutPurpose
+from infern.core.ledger.records import KeyRecord, PaidRequest, RemainderPlan, Topup, TopupState
+from infern.core.units import CKB, MAX_LEDGER_AMOUNT, Asset
+from infern.testing import ledger_rows as rows
+from infern.testing.ledger_model import LedgerModel
+from infern.testing.ledger_payouts import Refused
 
-def receipt(charged: int) -> Receipt:
-    return Receipt(
-        seller=SELLER,
-        client_key_hash=bytes(20),
-        session=bytes(16),
-        seq=0,
-        prev_digest=bytes(32),
-        payment_ref=bytes(32),
-        req_hash=bytes(32),
-        resp_root=bytes(32),
-        prompt_tokens=1,
-        completion_tokens=1,
-        asset=bytes(32),
-        charged=charged,
-        finish=Finish.STOP,
-        started_ms=1,
-        finished_ms=2,
-    )
-
-
-@dataclass
-class ModelTab:
-    deposited: int = 0
-    held: int = 0
-    spent: int = 0
-    refunded: int = 0
-
-    @property
-    def balance(self) -> int:
-        return self.deposited - self.held - self.spent - self.refunded
-
-
-@dataclass
-class ModelPayment:
-    paid: PaidRequest
-    state: str = "quoted"
-    moved: dict[TabId, int] = field(default_factory=dict)
-
-
-@dataclass
-class ModelHold:
-    hold: Hold
-    payment: ModelPayment | None
-    is_open: bool = True
+T = TypeVar("T")
+USD = Asset(b"\xab" * 32)
+SMALL = st.integers(1, 1_000)
+AMOUNTS = SMALL | st.integers(10_000, 1_000_000)
+ASSETS = st.sampled_from([CKB, CKB, CKB, USD])
+ATTEMPTS = st.none() | st.sampled_from([b"\x01" * 32, b"\x02" * 32])
+LOCK_EVENTS = sorted(
+    set(LockEvent) - {LockEvent.CLAIM, LockEvent.CAPTURE, LockEvent.RELEASE}, key=str
+)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -93,193 +58,190 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.ledger = SqliteLedger(self.path)
-        self.tabs: dict[TabId, ModelTab] = {}
-        self.open: list[ModelHold] = []
-        self.receipts = 0
+        self.ledger = self.open()
+        self.model = LedgerModel()
+        self.now_ms = 100
+        self.names = 0
 
     @property
     def path(self) -> Path:
         return Path(self.directory.name) / "ledger.sqlite3"
 
+    def open(self) -> SqliteLedger:
+        ledger = SqliteLedger(self.path)
+        # Nobody cuts the power here, and a thousand bookings need not wait for the disk.
+        ledger._engine.batches.connection.execute("PRAGMA synchronous=OFF")
+        return ledger
+
+    def name(self) -> str:
+        self.names += 1
+        return str(self.names)
+
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(doing)
 
-    @rule(target=keys)
-    def make_key(self) -> KeyRecord:
-        key = KeyRecord(
-            key_digest=secrets.token_bytes(32),
-            key_id=secrets.token_hex(8),
-            tab_id=TabId(secrets.token_hex(8)),
-            session=secrets.token_bytes(16),
-            asset=CKB,
-            created_ms=1,
-        )
-        self.run(self.ledger.create_key(key))
-        self.tabs[key.tab_id] = ModelTab()
+    def both(self, method: str, *args: Any, **named: Any) -> Any:
+        """Book on both; what they return, or None when both refuse with the same code."""
+        try:
+            expected = getattr(self.model, method)(*args, **named)
+        except Refused as refused:
+            with pytest.raises(InfernError) as caught:
+                self.run(getattr(self.ledger, method)(*args, **named))
+            assert caught.value.code == refused.code
+            return None
+        assert self.run(getattr(self.ledger, method)(*args, **named)) == expected
+        return expected
+
+    @initialize(target=keys)
+    def two_funded_keys(self) -> Any:
+        keys = [rows.a_key(self.name()), rows.a_key(self.name())]
+        for key in keys:
+            self.both("create_key", key)
+            topup = rows.a_topup(self.name(), key, 5_000_000)
+            self.both("add_topup", topup, open_limit=100)
+            self.both("end_topup", topup.payment_hash, TopupState.PAID, now_ms=self.now_ms)
+        return multiple(*keys)
+
+    @rule(target=keys, asset=ASSETS)
+    def make_key(self, asset: Asset) -> KeyRecord:
+        key = rows.a_key(self.name(), asset=asset, created_ms=self.now_ms)
+        self.both("create_key", key)
         return key
 
-    @rule(target=topups, key=keys, amount=AMOUNTS)
+    @rule()
+    def forget_empty_keys(self) -> None:
+        self.both("delete_empty_keys", created_before_ms=self.now_ms, limit=1_000)
+
+    @rule(target=topups, key=keys, amount=AMOUNTS | st.just(MAX_LEDGER_AMOUNT))
     def make_topup(self, key: KeyRecord, amount: int) -> Topup:
-        topup = Topup(
-            payment_hash=PaymentHash(secrets.token_bytes(32)),
-            tab_id=key.tab_id,
-            key_id=key.key_id,
-            amount=amount,
-            invoice="i",
-            expires_ms=1,
-            created_ms=1,
-        )
-        self.run(self.ledger.add_topup(topup, open_limit=10_000))
+        topup = rows.a_topup(self.name(), key, amount)
+        self.both("add_topup", topup, open_limit=3)
         return topup
 
     @rule(topup=topups, state=st.sampled_from(TopupState))
     def end_topup(self, topup: Topup, state: TopupState) -> None:
-        known = self.run(self.ledger.topup(topup.payment_hash))
-        assert known is not None
-        if state is TopupState.PAID and known.state is not TopupState.PAID:
-            self.tabs[topup.tab_id].deposited += topup.amount
-        self.run(self.ledger.end_topup(topup.payment_hash, state, now_ms=2))
+        self.both("end_topup", topup.payment_hash, state, now_ms=self.now_ms)
 
-    def a_hold(self, tab_id: TabId, amount: int) -> Hold:
-        return Hold(
-            hold_id=HoldId(secrets.token_hex(8)),
-            tab_id=tab_id,
-            amount=amount,
-            digest=RequestDigest(bytes(32)),
-            opened_ms=1,
+    @rule(target=holds, key=keys, amount=AMOUNTS, attempt=ATTEMPTS, other=st.booleans())
+    def hold(self, key: KeyRecord, amount: int, attempt: bytes | None, other: bool) -> Hold:
+        hold = rows.a_hold(
+            self.name(), amount, key=key, attempt=attempt, lease_until_ms=self.now_ms + 3
         )
+        hold = replace(hold, digest=RequestDigest(bytes([other]) * 32))
+        self.both("hold", hold)
+        return hold
 
-    @rule(target=holds, key=keys, amount=AMOUNTS)
-    def hold(self, key: KeyRecord, amount: int) -> ModelHold:
-        tab = self.tabs[key.tab_id]
-        made = ModelHold(self.a_hold(key.tab_id, amount), None)
-        if amount > tab.balance:
-            made.is_open = False
-            with pytest.raises(InsufficientBalance):
-                self.run(self.ledger.hold(made.hold))
-        else:
-            assert self.run(self.ledger.hold(made.hold)).held == tab.held + amount
-            tab.held += amount
-            self.open.append(made)
-        return made
+    @rule(target=payments, amount=AMOUNTS, asset=ASSETS)
+    def pay_upfront(self, amount: int, asset: Asset) -> PaidRequest:
+        return rows.a_payment(self.name(), amount, asset=asset)
 
-    @rule(target=payments, amount=AMOUNTS)
-    def pay(self, amount: int) -> ModelPayment:
-        return ModelPayment(
-            PaidRequest(
-                payment_hash=PaymentHash(secrets.token_bytes(32)),
-                amount=amount,
-                asset=CKB,
-                digest=RequestDigest(bytes(32)),
-                tab_id=TabId(secrets.token_hex(8)),
-                session=secrets.token_bytes(16),
-            )
-        )
+    @rule(target=payments, amount=AMOUNTS, asset=ASSETS)
+    def offer_lock(self, amount: int, asset: Asset) -> PaidRequest:
+        paid = rows.a_payment(self.name(), amount, asset=asset, is_lock=True)
+        self.both("offer_lock", rows.a_lock(paid), open_limit=6)
+        return paid
 
-    def first_deposit(self, payment: ModelPayment) -> ModelTab:
-        paid = payment.paid
-        if payment.state == "quoted":
-            self.tabs[paid.tab_id] = ModelTab(deposited=paid.amount)
-        return self.tabs[paid.tab_id]
+    @rule(target=holds, paid=payments, lies=st.integers(0, 19))
+    def claim(self, paid: PaidRequest, lies: int) -> Hold:
+        hold = rows.a_hold(self.name(), paid.amount, paid=paid, lease_until_ms=self.now_ms + 3)
+        says = replace(paid, is_lock=paid.is_lock == bool(lies))
+        self.both("claim", says, hold)
+        return hold
 
-    @rule(target=holds, payment=payments)
-    def claim(self, payment: ModelPayment) -> ModelHold:
-        paid = payment.paid
-        hold = replace(self.a_hold(TabId(""), paid.amount), payment_hash=paid.payment_hash)
-        made = ModelHold(replace(hold, tab_id=paid.tab_id), payment)
-        if payment.state not in ("quoted", "failed"):
-            made.is_open = False
-            with pytest.raises(ProtocolError):
-                self.run(self.ledger.claim(paid, hold))
-            return made
-        self.run(self.ledger.claim(paid, hold))
-        self.first_deposit(payment).held += paid.amount
-        payment.state = "running"
-        self.open.append(made)
-        return made
-
-    @rule(made=holds, part=st.floats(0, 1), key=st.none() | keys)
-    def capture(self, made: ModelHold, part: float, key: KeyRecord | None) -> None:
-        hold, payment = made.hold, made.payment
-        charged = int(hold.amount * part)
-        key = key if payment is not None else None
-        call = self.ledger.capture(
+    @rule(
+        hold=holds,
+        part=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        key=st.none() | keys,
+        sent_back=st.booleans(),
+    )
+    def capture(self, hold: Hold, part: float, key: KeyRecord | None, sent_back: bool) -> None:
+        known = self.model.holds.get(hold.hold_id, hold)
+        plan = rows.refund(hold.hold_id) if sent_back else RemainderPlan()
+        if hold.payment_hash is not None:
+            plan = replace(plan, key=key)
+        self.both(
+            "capture",
             hold.hold_id,
-            receipt(charged),
-            request_id=RequestId(secrets.token_hex(8)),
-            remainder=RemainderPlan(key=key),
+            rows.a_receipt(int(known.amount * part)),
+            request_id=rows.request_id(self.name()),
+            remainder=plan,
         )
-        if not made.is_open:
-            with pytest.raises(LedgerError):
-                self.run(call)
-            return
-        captured = self.run(call)
-        self.receipts += 1
-        tab = self.tabs[hold.tab_id]
-        tab.held -= hold.amount
-        tab.spent += charged
-        rest = hold.amount - charged
-        assert captured.stored.remainder == rest
-        if payment is not None:
-            payment.state = "delivered"
-            if key is not None and rest:
-                self.move(payment, key, rest)
-        self.close(made)
 
-    def move(self, payment: ModelPayment, key: KeyRecord, amount: int) -> None:
-        self.tabs[payment.paid.tab_id].refunded += amount
-        self.tabs[key.tab_id].deposited += amount
-        payment.moved[key.tab_id] = payment.moved.get(key.tab_id, 0) + amount
+    @rule(hold=holds)
+    def release(self, hold: Hold) -> None:
+        self.both("release", hold.hold_id, now_ms=self.now_ms)
 
-    def close(self, made: ModelHold) -> None:
-        made.is_open = False
-        self.open = [other for other in self.open if other is not made]
+    @rule(hold=holds)
+    def renew(self, hold: Hold) -> None:
+        self.both("renew", [hold.hold_id], lease_until_ms=self.now_ms + 3)
 
-    def release_in_model(self, made: ModelHold) -> None:
-        self.tabs[made.hold.tab_id].held -= made.hold.amount
-        if made.payment is not None:
-            made.payment.state = "failed"
-        self.close(made)
-
-    @rule(made=holds)
-    def release(self, made: ModelHold) -> None:
-        self.run(self.ledger.release(made.hold.hold_id, now_ms=3))
-        if made.is_open:
-            self.release_in_model(made)
-
-    @rule(payment=payments, key=keys)
-    def redeem(self, payment: ModelPayment, key: KeyRecord) -> None:
-        if payment.state == "running":
-            with pytest.raises(ProtocolError):
-                self.run(self.ledger.redeem(payment.paid, key, now_ms=3))
-            return
-        left = self.first_deposit(payment).balance if payment.state != "credited" else 0
-        if left:
-            self.move(payment, key, left)
-        if payment.state != "delivered":
-            payment.state = "credited"
-        moved = self.run(self.ledger.redeem(payment.paid, key, now_ms=3))
-        assert moved == payment.moved.get(key.tab_id, 0)
+    @rule(hold=holds)
+    def sweep_one(self, hold: Hold) -> None:
+        self.both("release_expired", hold.hold_id, now_ms=self.now_ms)
 
     @rule()
-    def restart(self) -> None:
+    def time_passes(self) -> None:
+        self.now_ms += 2
+
+    @rule(paid=payments)
+    def arrive(self, paid: PaidRequest) -> None:
+        self.both("credit_unclaimed", paid, now_ms=self.now_ms)
+
+    @rule(paid=payments, key=keys)
+    def redeem(self, paid: PaidRequest, key: KeyRecord) -> None:
+        self.both("redeem", paid, key, now_ms=self.now_ms)
+
+    @rule(paid=payments, event=st.sampled_from(LOCK_EVENTS))
+    def move_lock(self, paid: PaidRequest, event: LockEvent) -> None:
+        self.both("move_lock", paid.payment_hash, event, now_ms=self.now_ms)
+
+    @rule(key=keys, amount=AMOUNTS, by_invoice=st.booleans(), asset=ASSETS)
+    def withdraw(self, key: KeyRecord, amount: int, by_invoice: bool, asset: Asset) -> None:
+        self.both(
+            "add_payout",
+            rows.a_withdrawal(self.name(), key, amount, by_invoice=by_invoice, asset=asset),
+        )
+
+    @precondition(lambda self: self.model.payouts)
+    @rule(data=st.data(), more=st.integers(0, 1), elsewhere=st.booleans())
+    def ask_for_a_payout_again(self, data: st.DataObject, more: int, elsewhere: bool) -> None:
+        known = self.model.payouts[data.draw(st.sampled_from(sorted(self.model.payouts)))]
+        again = replace(known, amount=known.amount + more, payout_id=f"payout_{self.name()}")
+        if elsewhere and known.purpose is PayoutPurpose.WITHDRAW:
+            again = replace(again, request_key=rows.named("wish", self.name()))
+        self.both("add_payout", again)
+
+    @precondition(lambda self: self.model.payouts)
+    @rule(data=st.data(), event=st.sampled_from(PayoutEvent), fee=st.sampled_from([0, 1, 10**7]))
+    def move_payout(self, data: st.DataObject, event: PayoutEvent, fee: int) -> None:
+        payout_id = data.draw(st.sampled_from(sorted(self.model.payouts)))
+        self.both("move_payout", payout_id, event, now_ms=self.now_ms, fee=fee)
+
+    @precondition(lambda self: self.model.payouts)
+    @rule(data=st.data())
+    def note_payment(self, data: st.DataObject) -> None:
+        payout_id = data.draw(st.sampled_from(sorted(self.model.payouts)))
+        self.both("note_payment", payout_id, rows.payment_hash(f"noted {self.name()}"))
+
+    @rule(dies=st.booleans())
+    def reopen(self, dies: bool) -> None:
         self.ledger.close()
-        self.ledger = SqliteLedger(self.path)
-        assert self.run(self.ledger.recover(now_ms=4)) == len(self.open)
-        for made in list(self.open):
-            self.release_in_model(made)
+        self.ledger = self.open()
+        if dies:
+            self.both("recover", now_ms=self.now_ms)
 
     @invariant()
     def the_books_are_the_models(self) -> None:
         books = self.run(self.ledger.books())
         assert violations(books) == []
-        assert {hold.hold_id for hold in books.holds} == {m.hold.hold_id for m in self.open}
-        found = {
-            tab.tab_id: ModelTab(tab.deposited, tab.held, tab.spent, tab.refunded)
-            for tab in books.tabs
-        }
-        assert found == self.tabs
+        assert rows.in_order(books) == self.model.books()
+
+    @invariant()
+    def the_sweeper_sees_what_ran_out(self) -> None:
+        found = self.run(self.ledger.expired_holds(now_ms=self.now_ms, limit=1_000))
+        expected = self.model.expired_holds(now_ms=self.now_ms, limit=1_000)
+        assert [hold.lease_until_ms for hold in found] == [h.lease_until_ms for h in expected]
+        assert {hold.hold_id for hold in found} == {hold.hold_id for hold in expected}
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -288,8 +250,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=15,
-    stateful_step_count=40,
+    max_examples=25,
+    stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

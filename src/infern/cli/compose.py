@@ -104,6 +104,7 @@ async def provider_agent(config: ProviderConfig, home: Path) -> AsyncIterator[Pr
             ledger=ledger,
             fiber=fiber,
             agent=agent,
+            verifier=CoincurveVerifier(),
             clock=clock,
             entropy=entropy,
         )

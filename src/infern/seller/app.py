@@ -16,7 +16,7 @@ from infern.core.errors import InfernError, InvariantViolation, ProtocolError
 from infern.core.ledger.books import violations
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
-from infern.ports import Clock, Entropy, FiberNode, Ledger, Signer
+from infern.ports import Clock, Entropy, FiberNode, Ledger, SignatureVerifier, Signer
 from infern.seller.accounts import Accounts
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
@@ -27,9 +27,14 @@ from infern.seller.keys import KeyRing
 from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.parts import SellerParts
+from infern.seller.payouts import PayoutDesk
 from infern.seller.pipeline import Pipeline
 from infern.seller.proofs import ProofDesk
+from infern.seller.sending import Sender
+from infern.seller.solvency import Solvency
 from infern.seller.topups import TopupWatch
+from infern.seller.unclaimed import UnclaimedWatch
+from infern.seller.withdrawals import Withdrawals
 
 DRAIN_S: Final = 10
 """For held payments to be settled or given back before the process ends."""
@@ -44,6 +49,7 @@ def assemble(
     ledger: Ledger,
     fiber: FiberNode,
     agent: Signer,
+    verifier: SignatureVerifier,
     clock: Clock,
     entropy: Entropy,
 ) -> SellerParts:
@@ -79,6 +85,15 @@ def assemble(
         hold_offers=HoldOffers(
             config, minter=minter, locks=locks, ledger=ledger, fiber=fiber, clock=clock
         ),
+        fiber=fiber,
+        verifier=verifier,
+        payouts=PayoutDesk(
+            ledger=ledger,
+            sender=Sender(fiber=fiber, clock=clock, verifier=verifier),
+            clock=clock,
+            in_flight=config.limits.payouts_in_flight,
+        ),
+        unclaimed=UnclaimedWatch(ledger=ledger, fiber=fiber, clock=clock, entropy=entropy),
     )
 
 
@@ -109,6 +124,8 @@ class SellerApp:
         self._rest = Starlette(
             routes=[
                 *Accounts(parts).routes(),
+                *Withdrawals(parts).routes(),
+                *Solvency(parts).routes(),
                 Route("/health", self._health),
                 Route("/ready", self._ready),
             ],
@@ -133,6 +150,8 @@ class SellerApp:
             group.start_soon(self._parts.topups.run)
             group.start_soon(self._parts.endings.run)
             group.start_soon(self._parts.locks.run)
+            group.start_soon(self._parts.payouts.run)
+            group.start_soon(self._parts.unclaimed.run)
             yield
             with anyio.move_on_after(DRAIN_S):
                 await self._parts.locks.drain()

@@ -49,6 +49,11 @@ class SellerLimits:
         open_locks: Payments in hold mode at once, offered ones included.
         locks_per_address: Of them offered to one address and not claimed yet.
         lock_claim_ms: How long a payment that has arrived in hold mode waits for its proof.
+        min_withdraw: Smallest withdrawal, base units.
+        withdrawals_per_minute: New withdrawals per address per minute.
+        withdraw_wait_ms: How long a request waits for its withdrawal to end.
+        open_payouts: Payments out that have not ended; above it no withdrawal is taken.
+        payouts_in_flight: Of them told to the node at once.
     """
 
     anonymous_body_bytes: int = 256 * 1024
@@ -83,6 +88,11 @@ class SellerLimits:
     open_locks: int = 60
     locks_per_address: int = 4
     lock_claim_ms: int = 30_000
+    min_withdraw: int = 10_000
+    withdrawals_per_minute: int = 10
+    withdraw_wait_ms: int = 8_000
+    open_payouts: int = 1_000
+    payouts_in_flight: int = 60
 
     def __post_init__(self) -> None:
         """Every limit is a positive number."""

@@ -22,7 +22,7 @@ from infern.core.f402.challenge import Mode, Terms
 from infern.core.f402.offer import Offer, terms_to_json
 from infern.core.fiber.rpc import ListChannels
 from infern.core.fiber.types import Channel, TlcDirection
-from infern.core.ids import RequestDigest
+from infern.core.ids import Pubkey, RequestDigest
 from infern.core.ledger.lock import Lock
 from infern.core.units import format_amount
 from infern.ports import Clock, FiberNode, Ledger
@@ -101,7 +101,14 @@ class HoldOffers:
             )
 
     async def offer(
-        self, *, listing: Listing, terms: Terms, digest: RequestDigest, target: str, address: str
+        self,
+        *,
+        listing: Listing,
+        terms: Terms,
+        digest: RequestDigest,
+        target: str,
+        address: str,
+        refund_to: Pubkey | None = None,
     ) -> Offer:
         """Record a lock, then make its invoice and token.
 
@@ -115,7 +122,9 @@ class HoldOffers:
             raise self._unavailable(
                 terms, "address", "your address has as many unanswered ones as this seller allows"
             )
-        challenge = self._minter.draft(listing=listing, terms=terms, digest=digest, mode=Mode.HOLD)
+        challenge = self._minter.draft(
+            listing=listing, terms=terms, digest=digest, mode=Mode.HOLD, refund_to=refund_to
+        )
         lock = Lock(
             payment_hash=challenge.payment_hash,
             nonce=challenge.nonce,

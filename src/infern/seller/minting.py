@@ -17,7 +17,7 @@ from infern.core.f402.offer import Offer
 from infern.core.fiber.invoice import HashAlgorithm
 from infern.core.fiber.rpc import NewInvoice
 from infern.core.fiber.types import InvoiceRecord
-from infern.core.ids import PaymentHash, Preimage, RequestDigest, TabId
+from infern.core.ids import PaymentHash, Preimage, Pubkey, RequestDigest, TabId
 from infern.core.ledger.records import Topup
 from infern.core.units import div_ceil
 from infern.ports import Clock, Entropy, FiberNode
@@ -68,18 +68,32 @@ class Minter:
         )
 
     async def offer(
-        self, *, listing: Listing, terms: Terms, digest: RequestDigest, target: str
+        self,
+        *,
+        listing: Listing,
+        terms: Terms,
+        digest: RequestDigest,
+        target: str,
+        refund_to: Pubkey | None = None,
     ) -> Offer:
         """Mint an invoice for exactly this request and write its token.
 
         Raises:
             TransportError: `fiber_unavailable`; nothing moved.
         """
-        challenge = self.draft(listing=listing, terms=terms, digest=digest, mode=Mode.UPFRONT)
+        challenge = self.draft(
+            listing=listing, terms=terms, digest=digest, mode=Mode.UPFRONT, refund_to=refund_to
+        )
         return await self.make(challenge, target)
 
     def draft(
-        self, *, listing: Listing, terms: Terms, digest: RequestDigest, mode: Mode
+        self,
+        *,
+        listing: Listing,
+        terms: Terms,
+        digest: RequestDigest,
+        mode: Mode,
+        refund_to: Pubkey | None,
     ) -> Challenge:
         """The claims of a new offer, whose payment hash is known and whose invoice is not made."""
         config = self._config
@@ -100,6 +114,7 @@ class Minter:
             redeem_until_s=now_s + config.limits.redeem_s,
             nonce=nonce,
             terms=terms,
+            refund_to=refund_to,
         )
 
     async def make(self, challenge: Challenge, target: str) -> Offer:

@@ -38,6 +38,7 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.refund import refund_asked, refund_of
 from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
@@ -167,6 +168,7 @@ class Pipeline:
     ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
+        refund_to = refund_asked(head.headers, own=self._parts.config.pay_to)
         if mode is Mode.HOLD:
             await self._parts.hold_offers.admit(order.terms)
         if not self._parts.minter.may_mint(head.address):
@@ -188,11 +190,17 @@ class Pipeline:
                 digest=digest,
                 target=head.target,
                 address=head.address,
+                refund_to=refund_to,
             )
         else:
             offer = await self._parts.minter.offer(
-                listing=order.listing, terms=order.terms, digest=digest, target=head.target
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                refund_to=refund_to,
             )
+            self._parts.unclaimed.remember(offer.challenge)
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
@@ -226,7 +234,8 @@ class Pipeline:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
-            payer = Payer(key=key, challenge=challenge)
+            refund_to = refund_of(challenge, proof, own=parts.config.pay_to)
+            payer = Payer(key=key, challenge=challenge, refund_to=refund_to)
             await self._sell(exchange, quoted, payer, digest)
         except ProtocolError as error:
             if error.code == "already_delivered":
@@ -265,6 +274,8 @@ class Pipeline:
                 limits=parts.config.limits,
                 responder=exchange.responder,
             ).serve(exchange.receive)
+        if payer.refund_to is not None:
+            parts.payouts.wake()
 
     async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
         challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)

@@ -18,7 +18,16 @@ from infern.core.ckb.hashing import ckb_hash
 from infern.core.errors import InfernError, InvariantViolation, LedgerError, Money, Retry
 from infern.core.f402.challenge import Challenge, Mode, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
-from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId, base32_id
+from infern.core.ids import (
+    HoldId,
+    PaymentHash,
+    PayoutId,
+    Pubkey,
+    RequestDigest,
+    RequestId,
+    TabId,
+    base32_id,
+)
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.records import Captured, KeyRecord, PaidRequest, RemainderPlan
 from infern.core.wire.strict_json import JsonObject
@@ -41,10 +50,12 @@ class Payer:
     Args:
         key: The prepaid key that is debited, or that receives a proof's remainder.
         challenge: The paid challenge; None when the key is debited.
+        refund_to: The payer's Fiber node, when the remainder is to be sent back to it.
     """
 
     key: KeyRecord | None
     challenge: Challenge | None
+    refund_to: Pubkey | None = None
 
     def __post_init__(self) -> None:
         """Somebody has to pay."""
@@ -124,6 +135,7 @@ class Settlement:
         self._agent = agent
         self._sale = sale
         self._hold_id = HoldId(base32_id("hold_", entropy.random_bytes(16)))
+        self._plan = self._remainder_plan()
         self._started_ms = clock.now_ms()
         self._settled: Settled | None = None
         self._is_left_to_endings = False
@@ -136,15 +148,20 @@ class Settlement:
         is_lock = challenge is not None and challenge.mode is Mode.HOLD
         return challenge.payment_hash if challenge is not None and is_lock else None
 
+    def _remainder_plan(self) -> RemainderPlan:
+        payer = self._sale.payer
+        if payer.refund_to is None:
+            return RemainderPlan(key=payer.key)
+        return RemainderPlan(
+            key=payer.key,
+            refund_to=payer.refund_to,
+            payout_id=PayoutId(base32_id("out_", self._entropy.random_bytes(16))),
+        )
+
     @property
     def ceiling(self) -> int:
         """Base units held: the most this request can cost."""
         return self._sale.terms.ceiling
-
-    @property
-    def remainder_to(self) -> str:
-        """Where the unspent part goes: a key id, or the payment's own tab."""
-        return self._sale.payer.key.key_id if self._sale.payer.key else "payment"
 
     async def __aenter__(self) -> Self:
         """Place the hold.
@@ -253,7 +270,7 @@ class Settlement:
             "asset": str(self._sale.terms.price.asset),
             "charged": str(charged),
             "remainder": str(self.ceiling - charged),
-            "remainder_to": self.remainder_to,
+            "remainder_to": self._plan.says(self.ceiling - charged),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }
@@ -303,9 +320,7 @@ class Settlement:
             self._hold_id,
             receipt,
             request_id=self._sale.request_id,
-            remainder=RemainderPlan(key=self._sale.payer.key)
-            if self._sale.payer.challenge
-            else RemainderPlan(),
+            remainder=self._plan,
         )
 
     async def _capture(self, receipt: Receipt) -> Captured:

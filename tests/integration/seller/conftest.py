@@ -119,6 +119,7 @@ class SellerWorld:
             ledger=self.wrap(self.ledger),
             fiber=fiber or self.fiber or self.payee,
             agent=self.agent,
+            verifier=CoincurveVerifier(),
             clock=self.clock,
             entropy=SystemEntropy(),
         )

@@ -42,6 +42,13 @@ class Engine(Protocol):
         """Run a command and wait until it is durable; as `WriterEngine.run`."""
         ...
 
+    async def read(self, query: Command[T]) -> T:
+        """Run a query over everything committed; as `WriterEngine.read`.
+
+        An engine without threads may run it as a command.
+        """
+        ...
+
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
         ...
@@ -122,6 +129,7 @@ class WriterEngine:
     def __init__(
         self, path: Path, schema: str, version: int, migrations: Mapping[int, str]
     ) -> None:
+        self._uri = f"{path.absolute().as_uri()}?mode=ro"
         self._lock_file = _lock(path)
         try:
             self.batches = Batches(_open(path, schema, version, migrations))
@@ -160,6 +168,28 @@ class WriterEngine:
             raise problem
         booked: T = result
         return booked
+
+    async def read(self, query: Command[T]) -> T:
+        """Run a query over a snapshot of everything committed; it keeps no command waiting.
+
+        For queries over the whole ledger, which would stop the writer for as long as they take.
+
+        Raises:
+            LedgerError: `ledger_unavailable`.
+        """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        return await asyncio.to_thread(self._snapshot, query)
+
+    def _snapshot(self, query: Command[T]) -> T:
+        try:
+            with contextlib.closing(
+                sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=5)
+            ) as connection:
+                connection.execute("BEGIN")
+                return query(connection)
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger could not be read: {error}") from error
 
     def submit(self, command: Command[T]) -> "Future[T]":
         """Queue a command from any thread. Cancelling the future does not stop the command."""

@@ -4,7 +4,7 @@
 import sqlite3
 from typing import Final
 
-from infern.core.errors import LedgerError, ProtocolError
+from infern.core.errors import LedgerError, Money, ProtocolError
 from infern.core.ids import PaymentHash, PayoutId, Pubkey, TabId
 from infern.core.ledger.payout import (
     Payout,
@@ -23,7 +23,7 @@ from . import rows
 
 _PAYOUT: Final = (
     "payout_id, tab_id, purpose, request_key, asset, amount, fee_cap, fee, invoice, target,"
-    " payment_hash, state, created_ms, sent_ms, ended_ms"
+    " payment_hash, state, failure, created_ms, sent_ms, ended_ms"
 )
 
 
@@ -41,9 +41,10 @@ def _payout(row: rows.Row) -> Payout:
         target=None if row[9] is None else Pubkey(row[9]),
         payment_hash=None if row[10] is None else PaymentHash(row[10]),
         state=PayoutState(row[11]),
-        created_ms=row[12],
-        sent_ms=row[13],
-        ended_ms=row[14],
+        failure=row[12],
+        created_ms=row[13],
+        sent_ms=row[14],
+        ended_ms=row[15],
     )
 
 
@@ -88,6 +89,7 @@ def add(db: sqlite3.Connection, payout: Payout) -> Payout:
             "A withdrawal of this key is under way; one at a time. Nothing was reserved for this "
             "one.",
             code="request_in_progress",
+            money=Money.UNMOVED,
             retry_after_s=2,
         )
     if payout.payment_hash is not None and _select(db, "payment_hash = ?", payout.payment_hash):
@@ -120,7 +122,7 @@ def _same(known: Payout, asked: Payout) -> Payout:
 
 def _insert(db: sqlite3.Connection, payout: Payout) -> None:
     db.execute(
-        f"INSERT INTO payouts ({_PAYOUT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO payouts ({_PAYOUT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             payout.payout_id,
             payout.tab_id,
@@ -134,6 +136,7 @@ def _insert(db: sqlite3.Connection, payout: Payout) -> None:
             payout.target,
             payout.payment_hash,
             payout.state.value,
+            payout.failure,
             payout.created_ms,
             payout.sent_ms,
             payout.ended_ms,
@@ -179,22 +182,26 @@ def move(
     now_ms: int,
     fee: int,
     payment_hash: PaymentHash | None,
+    failure: str,
 ) -> Payout:
     """Book what happened to a payout, and end its reservation when it is over."""
     found = _select(db, "payout_id = ?", payout_id)
     if not found:
         raise LedgerError(f"there is no payout {payout_id}", code="ledger_conflict")
-    moved = move_payout(found[0], event, now_ms=now_ms, fee=fee, payment_hash=payment_hash)
+    moved = move_payout(
+        found[0], event, now_ms=now_ms, fee=fee, payment_hash=payment_hash, failure=failure
+    )
     if not moved.is_open:
         out = moved.amount + moved.fee if moved.state is PayoutState.SETTLED else 0
         rows.save_tab(db, pay_out(rows.load_tab(db, moved.tab_id), moved.reserved, out))
     db.execute(
-        "UPDATE payouts SET state=?, fee=?, payment_hash=?, sent_ms=?, ended_ms=?"
+        "UPDATE payouts SET state=?, fee=?, payment_hash=?, failure=?, sent_ms=?, ended_ms=?"
         " WHERE payout_id=?",
         (
             moved.state.value,
             moved.fee,
             moved.payment_hash,
+            moved.failure,
             moved.sent_ms,
             moved.ended_ms,
             payout_id,

@@ -70,6 +70,7 @@ def test_totals_by_asset() -> None:
             captured=65,
             returned=0,
             locked=0,
+            unsettled=0,
             owed=0,
         ),
         USD: Totals(
@@ -84,6 +85,7 @@ def test_totals_by_asset() -> None:
             captured=0,
             returned=0,
             locked=0,
+            unsettled=0,
             owed=0,
         ),
     }
