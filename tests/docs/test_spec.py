@@ -136,6 +136,29 @@ def test_the_limits_table_is_the_defaults(spec: str, section: Section, table: Fi
     assert listed == {f.name: getattr(defaults, f.name) for f in fields(SellerLimits)}
 
 
+def _defined(path: Path) -> set[str]:
+    """Names of the tests of a file: functions, and classes made or assigned."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in found if name.startswith(("test", "Test"))}
+
+
+def test_each_guarantee_names_tests_that_are_there(
+    spec: str, section: Section, table: FindTable, root: Path
+) -> None:
+    rows = table(section(spec, "Guarantees"), "guarantee | shown by")
+    assert len({guarantee for guarantee, _ in rows}) == len(rows)
+    for guarantee, shown_by in rows:
+        named = [name.strip("` ").split("::") for name in shown_by.split(", ")]
+        assert named, guarantee
+        for path, test in named:
+            assert test in _defined(root / path), f"{guarantee}: {path}::{test}"
+
+
 def _check_names(source: str) -> list[str]:
     """Names of the checks in `core/f402/checks.py`, in the order they stand."""
     found: list[tuple[int, str]] = []

@@ -1,4 +1,4 @@
-"""What a seller relies on when it sends money: named keysends, listings, refusals, TLCs in sight."""
+"""What a seller relies on when it sends money: named keysends, listings, refusals, TLCs."""
 
 import pytest
 

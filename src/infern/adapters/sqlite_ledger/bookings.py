@@ -14,6 +14,7 @@ from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
 from infern.core.ledger.hold import Hold, HoldEvent, HoldState, end_hold
 from infern.core.ledger.lock import LockEvent
 from infern.core.ledger.records import (
+    TOPUP_TRANSITIONS,
     Captured,
     KeyRecord,
     PaidRequest,
@@ -72,9 +73,9 @@ def add_topup(db: sqlite3.Connection, topup: Topup, open_limit: int) -> None:
 def end_topup(
     db: sqlite3.Connection, payment_hash: PaymentHash, state: TopupState, now_ms: int
 ) -> None:
-    """Credit a paid top-up once, or mark it expired. A payment that came late still counts."""
+    """Credit a paid top-up once, or mark it expired."""
     topup = rows.load_topup(db, payment_hash)
-    if topup is None or topup.state is TopupState.PAID or state is TopupState.OPEN:
+    if topup is None or state not in TOPUP_TRANSITIONS[topup.state]:
         return
     if state is TopupState.PAID:
         moves.credit(db, rows.load_tab(db, topup.tab_id), payment_hash, topup.amount, now_ms)

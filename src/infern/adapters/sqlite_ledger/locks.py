@@ -172,8 +172,8 @@ def claim(
         )
     if (lock.amount, lock.asset, lock.digest) != (paid.amount, paid.asset, paid.digest):
         raise InvariantViolation("a token and its lock say different things")
-    held = move_lock(lock, LockEvent.CLAIM, now_ms)
-    _save(db, replace(held, tab_id=tab_id, hold_id=hold_id))
+    claimed = replace(lock, tab_id=tab_id, hold_id=hold_id)
+    _save(db, move_lock(claimed, LockEvent.CLAIM, now_ms))
 
 
 def capture(

@@ -201,9 +201,7 @@ async def make_live(make_world: Callable[..., Any]) -> AsyncIterator[Callable[..
                 for name in NAMES
             }
             keys = {name: (await nodes[name].call(GetNodeInfo())).pubkey for name in NAMES}
-            world = await make_world(
-                fiber=nodes["provider"], pay_to=keys["provider"], **changes
-            )
+            world = await make_world(fiber=nodes["provider"], pay_to=keys["provider"], **changes)
             world.parts.payouts._pace = QUICK
             if runs:
                 await stack.enter_async_context(world.app._lifespan(None))

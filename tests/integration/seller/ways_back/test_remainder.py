@@ -113,8 +113,7 @@ async def test_it_is_redeemed_once_whatever_comes_first(live: Any) -> None:
     live.net.network.faults.clear_stuck(live.net.consumer)
     await live.until_settled()
     second = await live.world.redeem(offer.token, key)
-    (payout,) = [p for p in await live.world.ledger.payouts(
-        (await _tab_of(live, offer)), limit=9)]  # fmt: skip
+    (payout,) = await live.world.ledger.payouts(await _tab_of(live, offer), limit=9)
     assert payout.state is PayoutState.SETTLED
     assert int(str(second.json()["credited"])) == payout.fee_cap - payout.fee
 

@@ -123,7 +123,9 @@ def test_a_name_is_of_its_id_alone() -> None:
     assert len(names) == 5
 
 
-@pytest.mark.parametrize("text", ["", "a" * 15, "a" * 129, "a" * 15 + "é", "a" * 15 + " ", "a/" * 9])
+@pytest.mark.parametrize(
+    "text", ["", "a" * 15, "a" * 129, "a" * 15 + "é", "a" * 15 + " ", "a/" * 9]
+)
 def test_ids_that_are_none(text: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         withdrawal_key(text)

@@ -41,9 +41,7 @@ def test_stored_states_keep_their_names() -> None:
         (RemainderPlan(refund_to=NODE, payout_id=NAME), DUST - 1, "payment"),
     ],
 )
-def test_a_plan_says_where_a_remainder_goes(
-    plan: RemainderPlan, remainder: int, says: str
-) -> None:
+def test_a_plan_says_where_a_remainder_goes(plan: RemainderPlan, remainder: int, says: str) -> None:
     assert plan.says(remainder) == says
 
 
