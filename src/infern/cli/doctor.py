@@ -186,7 +186,7 @@ async def _model_server() -> list[Finding]:
             check="model server",
             ok=not look.is_silent,
             detail=f"{config.upstream}: {spoken.who}",
-            advice="start it, or correct upstream in provider.toml" if look.is_silent else "",
+            advice="start it, or correct upstream and upstream_api_key" if look.is_silent else "",
         ),
         *(Finding(check="model server", ok=False, detail=text) for text in spoken.warnings),
     ]

@@ -27,6 +27,17 @@ API_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
 MAX_REDEEMED: Final = 100
 CREDIT_S: Final = 30 * 24 * 3600
 """How long after redeem-until a seller still turns a payment into credit."""
+_REDEEMABLE: Final = frozenset(
+    {
+        ClientState.PAID,
+        ClientState.PROVING,
+        ClientState.UNREDEEMED,
+        ClientState.DELIVERED,
+        # Answered, but not to us: the answer was lost, and what it left over is still there.
+        ClientState.REDEEMED_ELSEWHERE,
+    }
+)
+"""States of a payment that may have something left at its seller."""
 
 
 class _Shared:
@@ -92,8 +103,7 @@ class _Shared:
             if row.origin == origin
             and row.kind is AttemptKind.REQUEST
             and row.redeem_until_s + CREDIT_S > now_s
-            and (row.is_at_stake or row.state is ClientState.DELIVERED)
-            and row.state is not ClientState.PAYING
+            and row.state in _REDEEMABLE
         ]
         return sorted(rows, key=lambda row: not row.is_at_stake)[:MAX_REDEEMED]
 

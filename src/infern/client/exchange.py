@@ -116,18 +116,23 @@ class Exchange:
             WireBroken: No answer. With money at stake the row is kept for the next attempt.
             LedgerError: The journal is away; nothing was paid after it said so.
         """
-        attempt = yield from self._resume()
+        attempt = yield from self.resume()
         if attempt is None:
-            reply = yield from ask(Ask(max_amount=self._max_amount()))
-            if reply.status != 402:
-                return Outcome(reply=reply, attempt=None)
-            if reply.redirected:
-                raise _refused("redirect", "the offer came from another address than was asked")
-            intended = self._consider(reply)
+            reply = yield from ask(self.unpaid())
+            intended = self.consider(reply)
             if intended is None:
                 return Outcome(reply=reply, attempt=None)
-            attempt = yield from begin_payment(self.held, intended, self._wallet)
-        return (yield from self._prove(attempt))
+            attempt = yield from self.pay(intended)
+        return (yield from self.prove(attempt))
+
+    def unpaid(self) -> Ask:
+        """The request without a proof."""
+        cap = self._wallet.budget.per_request if self.order.can_pay else None
+        return Ask(max_amount=cap)
+
+    def pay(self, intended: Attempt) -> Steps[Attempt]:
+        """Pay what was considered; raises as `begin_payment`."""
+        return begin_payment(self.held, intended, self._wallet)
 
     def delivery(
         self, outcome: Outcome, *, is_keyed: bool, agents: frozenset[Pubkey], log: ReceiptLog
@@ -153,11 +158,13 @@ class Exchange:
             log=log,
         )
 
-    def _max_amount(self) -> int | None:
-        return self._wallet.budget.per_request if self.order.can_pay else None
+    def resume(self) -> Steps[Attempt | None]:
+        """A payment made earlier for this very request, certainly paid, or None.
 
-    def _resume(self) -> Steps[Attempt | None]:
-        """A payment made earlier for this very request, certainly paid, or None."""
+        Raises:
+            PaymentOutcomeUnknown: There is one, and nobody knows what became of it.
+            LedgerError: The journal is away.
+        """
         wanted = Adopt(origin=self.order.origin, digest=self.order.digest, kind=AttemptKind.REQUEST)
         for _ in range(MAX_ADOPTIONS):
             attempt = yield from adopt(wanted)
@@ -176,8 +183,17 @@ class Exchange:
                 self.held.attempt = None
         raise PaymentOutcomeUnknown("too many unfinished payments for this request; try later")
 
-    def _consider(self, reply: Reply) -> Attempt | None:
-        """Read and check the offer of a 402; None when there is nothing to pay here."""
+    def consider(self, reply: Reply) -> Attempt | None:
+        """Read and check the offer of a 402; None when there is nothing to pay here.
+
+        Raises:
+            PaymentError: `offer_refused`; nothing was paid.
+            RemoteProtocolError: The offer cannot be read; nothing was paid.
+        """
+        if reply.status != 402:
+            return None
+        if reply.redirected:
+            raise _refused("redirect", "the offer came from another address than was asked")
         offer = parse_offer(reply.body, self.order.url)
         if offer is None or not self.order.can_pay:
             return None
@@ -219,8 +235,13 @@ class Exchange:
             updated_ms=now_ms,
         )
 
-    def _prove(self, attempt: Attempt) -> Steps[Outcome]:
-        """Present the proof until it is answered, refused, or patience ends."""
+    def prove(self, attempt: Attempt) -> Steps[Outcome]:
+        """Present the proof until it is answered, refused, or patience ends.
+
+        Raises:
+            PaymentError: The seller was paid and asks again, or points elsewhere.
+            WireBroken: No answer; the row is kept for the next attempt.
+        """
         clock, patience = self._wallet.clock, self._wallet.patience
         proof = proof_header(attempt.offer(), preimage=attempt.preimage)
         give_up_ms = clock.now_ms() + patience.prove_ms

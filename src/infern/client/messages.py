@@ -22,6 +22,8 @@ from infern.core.wire.render import render_error
 
 MAX_AMOUNT_HEADER: Final = "F402-Max-Amount"
 SHOULD_RETRY_HEADER: Final = "x-should-retry"
+OFFER_HEADERS: Final = (PAYMENT_REQUIRED_HEADER, "WWW-Authenticate")
+"""What clients above us would pay."""
 _F402_PATH: Final = "/f402/"
 
 
@@ -234,7 +236,8 @@ def broken_by(error: httpx2.TransportError) -> WireBroken:
 def mark_final(response: httpx2.Response) -> None:
     """An answer to a proof is final for the layers above: this one did all the repeating."""
     response.headers[SHOULD_RETRY_HEADER] = "false"
-    response.headers.pop(PAYMENT_REQUIRED_HEADER, None)
+    for name in OFFER_HEADERS:
+        response.headers.pop(name, None)
 
 
 def replace_by_error(response: httpx2.Response, error: InfernError) -> None:

@@ -115,7 +115,7 @@ def speak(config: ProviderConfig, look: ServerLook) -> Spoken:
     if config.dialect is None:
         how = "by its answers" if look.name else "its answers do not show which server it is"
     if look.is_silent:
-        how = "it does not answer"
+        how = "nothing answers there, or not to this key"
     version = f", version {look.version}" if look.version else ""
     spoken = config.spoken_to(name)
     return Spoken(

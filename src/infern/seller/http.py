@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anyio
-
 from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
 from infern.core.f402.mpp import problem_members
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import dumps
+from infern.seller.deadlines import within
 from infern.seller.limits import ByteShare
 
 Scope = MutableMapping[str, Any]
@@ -109,28 +108,34 @@ async def read_body(
             code="unsupported_encoding",
         )
     declared = request.headers.get("content-length", "0")
-    too_large = ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
     if not declared.isascii() or not declared.isdigit() or len(declared) > 15:
         raise RemoteProtocolError("Content-Length is not a number")
     if int(declared) > limit_bytes:
-        raise too_large
-    body = bytearray()
+        raise _too_large(limit_bytes)
+
+    async def collect() -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            if share is not None:
+                share.take(len(piece))
+            body += piece
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
+
     try:
-        with anyio.fail_after(timeout_ms / 1000):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGone
-                piece = message.get("body", b"")
-                if share is not None:
-                    share.take(len(piece))
-                body += piece
-                if len(body) > limit_bytes:
-                    raise too_large
-                if not message.get("more_body", False):
-                    return bytes(body)
+        return await within(timeout_ms, collect())
     except TimeoutError:
         raise ProtocolError("the body did not arrive in time", code="request_timeout") from None
+
+
+def _too_large(limit_bytes: int) -> ProtocolError:
+    return ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
 
 
 class Responder:
@@ -155,8 +160,7 @@ class Responder:
 
     async def _write(self, message: Message) -> None:
         try:
-            with anyio.fail_after(self._stall_timeout_ms / 1000):
-                await self._send(message)
+            await within(self._stall_timeout_ms, self._send(message))
         except (TimeoutError, OSError):
             raise ClientGone from None
 

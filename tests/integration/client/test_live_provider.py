@@ -122,6 +122,17 @@ async def test_a_payment_never_presented_is_redeemed_as_credit(live, wallet):
         assert states(wallet) == [ClientState.REDEEMED_ELSEWHERE]
 
 
+async def test_what_a_lost_answer_left_over_is_redeemed(live, wallet):
+    """The seller says `already_delivered`: the answer is gone, most of the payment is not."""
+    async with client_of(live, wallet) as client:
+        await client.chat.completions.create(**ASK)
+        wallet.journal._db.execute("UPDATE attempts SET state = 'redeemed_elsewhere'")
+        row = wallet.journal.attempts(limit=1)[0]
+        (redeemed,) = await client.f402.redeem()
+        assert redeemed.payment_hash == row.payment_hash.hex()
+        assert 0 < redeemed.credited < row.amount
+
+
 async def test_top_ups_are_within_the_budget(live, wallet, tmp_path):
     small = Budget(per_topup=20_000)
     async with client_of(live, wallet) as client:

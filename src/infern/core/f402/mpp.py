@@ -7,7 +7,7 @@ parts under a key of its own. It is only shown to clients that announce `fiber/c
 
 Source: draft-ryan-httpauth-payment (tempoxyz/mpp-specs). Three of its MUSTs are not kept, above all
 that an answer to a refused proof offers anew: clients that pay by themselves would pay twice. See
-docs/f402-spec.md. The `header` parameter and its place in the id are as in pympp 0.16 and mppx 0.11.
+docs/f402-spec.md. The `header` parameter and its place in the id are those of pympp 0.16.
 """
 
 import hashlib

@@ -95,7 +95,7 @@ class ModelLimits:
         if not 1 <= self.max_n <= 128:
             raise ValueError("max_n is 1 to 128")
         if not (1 <= self.max_prompts <= 16_384 and 1 <= self.max_inputs <= 16_384):
-            raise ValueError("max_prompts and max_inputs are 1 to 16384")
+            raise ValueError("max_prompts is 1 to 16384, and so is max_inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

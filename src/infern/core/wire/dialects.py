@@ -58,7 +58,7 @@ class ServerLook:
         name: Its dialect; None when no known server answers so.
         version: Its version as it says; empty when it does not.
         contexts: Tokens of context by its own name of the model, as far as it tells.
-        is_silent: Whether it answered nothing at all.
+        is_silent: Whether it answered none of them: it is away, or wants another key.
     """
 
     name: DialectName | None

@@ -75,6 +75,7 @@ class SseEvent:
         content_bytes: Bytes of output it carries.
         tool_calls: Tool calls that begin in it.
         endings: Choices that end well with it.
+        completion_tokens: Tokens made so far, when it tells them beside the only choice; else 0.
         comments: Its comment lines; a router finds receipts in them.
         json: The usage chunk itself, to send with something added; None for other kinds.
     """
@@ -85,6 +86,7 @@ class SseEvent:
     content_bytes: int = 0
     tool_calls: int = 0
     endings: int = 0
+    completion_tokens: int = 0
     comments: tuple[bytes, ...] = ()
     json: Mapping[str, Json] | None = None
 
@@ -97,12 +99,14 @@ class _Totals:
     content_bytes: int = 0
     tool_calls: int = 0
     endings: int = 0
+    completion_tokens: int = 0
 
     def add(self, event: SseEvent) -> None:
         self.deltas += event.deltas
         self.content_bytes += event.content_bytes
         self.tool_calls += event.tool_calls
         self.endings += event.endings
+        self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
 
 
 @dataclass(slots=True)
@@ -259,6 +263,7 @@ class SseMeter:
             unseen_tokens_max=unseen_tokens_max(self._request, sent.tool_calls),
             prompt_tokens_estimate=self._prompt_estimate,
             prompt_tokens_early=early,
+            completion_tokens_early=sent.completion_tokens,
             prompt_tokens_least=least_prompt_tokens(self._request),
         )
 
@@ -342,6 +347,7 @@ class SseMeter:
                 endings += piece.has_ended_well
                 self._finish_of[piece.choice] = piece.finish_reason
         kind = EventKind.USAGE if chunk.is_usage_only else EventKind.OTHER
+        usage = chunk.usage if chunk.pieces and self._request.choices == 1 else None
         return SseEvent(
             raw=block.raw,
             kind=EventKind.CONTENT if deltas else kind,
@@ -349,6 +355,7 @@ class SseMeter:
             content_bytes=content_bytes,
             tool_calls=tool_calls,
             endings=endings,
+            completion_tokens=0 if usage is None else usage.completion_tokens,
             comments=block.comments,
             json=members if chunk.is_usage_only else None,
         )

@@ -7,7 +7,8 @@ follows the report as far as it is possible, and never further:
 * never above what was delivered: a token that a consumer can see has at least one byte, so an
   answer of B bytes had at most B tokens plus those that leave no bytes (end of text, channel and
   tool-call markers, a stop sequence that was matched);
-* when the answer broke off, what was delivered of it and not what was made;
+* when the answer broke off, what was delivered of it and not what was made: what the server told
+  with the last chunk that went out, if it tells as it goes;
 * without a report, what went by: the deltas, or an estimate from the bytes that stays low where
   one delta holds several tokens. `None` is no report; 0 is a report. The prompt is then what the
   model server told of it before the answer broke off, and an estimate if it told nothing. A prompt
@@ -107,6 +108,8 @@ class Counted:
         prompt_tokens_estimate: What the prompt probably has, for want of a report.
         prompt_tokens_early: What the model server told of the prompt before its report; None when
             it told nothing.
+        completion_tokens_early: What it told of the answer up to what was delivered; 0 when it
+            told nothing.
         prompt_tokens_least: What several prompts have together at least; 0 when it is not checked.
     """
 
@@ -117,6 +120,7 @@ class Counted:
     unseen_tokens_max: int | None
     prompt_tokens_estimate: int
     prompt_tokens_early: int | None = None
+    completion_tokens_early: int = 0
     prompt_tokens_least: int = 0
 
     @property
@@ -260,7 +264,8 @@ def _billed_completion(
         flags.add(UsageFlag.ZERO_WITH_CONTENT)
         tokens = max(estimate, certain)
     elif not counted.is_complete:
-        tokens = min(reported.completion_tokens, max(estimate, certain))
+        went_out = max(estimate, certain, counted.completion_tokens_early)
+        tokens = min(reported.completion_tokens, went_out)
     elif bound.n > 1 and reported.completion_tokens < certain:
         flags.add(UsageFlag.CHOICES_UNDERCOUNTED)
         tokens = certain
