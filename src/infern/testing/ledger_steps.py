@@ -111,7 +111,8 @@ def _payout_steps(model: LedgerModel, payout_id: PayoutId) -> Iterator[Step]:
         yield step("note_payment", payout_id, rows.payment_hash(f"sent {payout_id}"))
     for event in PayoutEvent:
         fee = FEE if event is PayoutEvent.SUCCEED else 0
-        yield step("move_payout", payout_id, event, now_ms=NOW_MS, fee=fee)
+        failure = "no_route" if event is PayoutEvent.FAIL else ""
+        yield step("move_payout", payout_id, event, now_ms=NOW_MS, fee=fee, failure=failure)
 
 
 def keyed_request(key: KeyRecord, amount: int, charged: int) -> Scene:
@@ -185,20 +186,22 @@ def fingerprint(model: LedgerModel) -> str:
 
 
 def explore(start: LedgerModel, scene: Scene) -> Iterator[tuple[tuple[Step, ...], LedgerModel]]:
-    """Every way a scene can go on, once for each state and step: the steps, and the model after.
+    """Every way a scene can go on, once for each state and step.
 
-    Every state is reached by a shortest path; then each step that changes something follows.
+    Every state is reached by a shortest path; then each step that changes something follows, and
+    what a start-up does. What is given is the steps, and the model after them for the caller alone.
     """
+    recover = step("recover", now_ms=NOW_MS)
     seen = {fingerprint(start)}
     todo: deque[tuple[tuple[Step, ...], LedgerModel]] = deque([((), start)])
     while todo:
         path, model = todo.popleft()
-        for taken in scene(model):
+        for taken in (*scene(model), recover):
             changed = after(model, taken)
             if changed is None:
                 continue
             longer = (*path, taken)
-            yield longer, changed
+            yield longer, copy.deepcopy(changed)
             if fingerprint(changed) not in seen:
                 seen.add(fingerprint(changed))
                 todo.append((longer, changed))

@@ -28,6 +28,7 @@ from infern.core.ids import HoldId, PaymentHash, TabId
 from infern.core.ledger.books import Totals, totals, violations
 from infern.core.ledger.hold import HoldState
 from infern.core.ledger.lock import Lock, LockState
+from infern.core.ledger.payout import Payout
 from infern.core.ledger.records import KeyRecord
 from infern.core.ledger.tab import Tab
 from infern.core.market.price import Price
@@ -116,6 +117,8 @@ class HoldWorld:
     app: Any = None
     at_start: dict[str, int] = field(default_factory=dict)
     fees: dict[PaymentHash, int] = field(default_factory=dict)
+    returned: int = 0
+    """Base units that reached the consumer's node as payouts."""
     is_channel_closed: bool = False
     _scope: Any = None
     _count: int = 0
@@ -139,6 +142,7 @@ class HoldWorld:
             ledger=self.wrap_ledger(self.ledger),
             fiber=self.wrap_fiber(self.provider),
             agent=AGENT,
+            verifier=CoincurveVerifier(),
             clock=self.clock,
             entropy=SystemEntropy(),
         )
@@ -153,6 +157,7 @@ class HoldWorld:
             async with anyio.create_task_group() as group:
                 group.start_soon(parts.locks.run)
                 group.start_soon(parts.endings.run)
+                group.start_soon(parts.payouts.run)
 
     def kill(self) -> None:
         """End as a process that is killed does: nothing more happens, the file stays."""
@@ -305,6 +310,14 @@ class HoldWorld:
         body = dumps({"challenge": offer.token})
         return await self.request(body, target="/v1/f402/redeem", key=key)
 
+    async def payout_ends(self, tab_id: TabId) -> list[Payout]:
+        """The payouts of a tab, when none is under way any more."""
+        found: list[Payout] = await until(
+            lambda: self.ledger.payouts(tab_id, limit=10),
+            lambda payouts: payouts and not any(payout.is_open for payout in payouts),
+        )
+        return found
+
     # Money.
 
     async def sums(self) -> Totals:
@@ -338,7 +351,8 @@ class HoldWorld:
         gained = channels["provider"].local_balance - self.at_start["provider"]
         assert gained == sums.received - sums.returned - sums.sent
         paid = self.at_start["consumer"] - channels["consumer"].local_balance
-        assert paid == gained + sum(self.fees.values())
+        on_the_way_back = sums.sent - self.returned  # what the hub took of payouts
+        assert paid == gained + sum(self.fees.values()) + on_the_way_back
 
 
 T = Any

@@ -55,6 +55,7 @@ async def test_sixty_locks_at_once_and_not_one_more(world: Any) -> None:
     for offer, state in zip(offers, states, strict=True):
         ended = world.is_taken if state is LockState.SETTLED else world.is_given_back
         await ended(offer)
+    await world.pass_ms(3_000)  # the seller looks at its channels again
     body = world.body()
     offer, proof = await world.pay(body)
     assert (await world.request(body, proof=proof)).status == 200

@@ -13,6 +13,7 @@ from infern.core.f402.offer import WORST_LOCK_S, decode_header_json, parse_offer
 from infern.core.fiber.invoice import decode_invoice
 from infern.core.ids import Preimage, RequestId
 from infern.core.ledger.lock import LockState
+from infern.core.ledger.payout import PayoutState
 from infern.testing.asgi import HttpClient
 from infern.testing.scripted_model import Script, answer, stream, streaming
 
@@ -87,6 +88,31 @@ async def test_the_rest_goes_to_the_key_beside_the_proof_once_it_is_money(
     gates[0].opened.set()
     await world.is_taken(offer)
     assert (await world.tab(key)).balance == int(str(summary["remainder"])) > 0
+
+
+async def test_the_rest_goes_back_to_the_node_the_first_request_named_once_it_is_money(
+    make_world: Any, gate: Any
+) -> None:
+    gates: list[Any] = []
+    world = await make_world(
+        wrap_fiber=lambda fiber: gates.append(gate(fiber, "settle_invoice")) or gates[0]
+    )
+    body = world.body()
+    own = world.nodes.consumer.pubkey.hex()
+    offer, proof = await world.pay(body, f402_refund_to=own)
+    got = await world.request(body, proof=proof)
+    assert got.json()["f402"]["remainder_to"] == "refund"
+    await gates[0].reached.wait()
+    tab_id = (await world.ledger.lock(offer.challenge.payment_hash)).tab_id
+    assert await world.ledger.payouts(tab_id, limit=10) == []
+    gates[0].opened.set()
+    await world.is_taken(offer)
+    (payout,) = await world.payout_ends(tab_id)
+    assert (payout.state, payout.target) == (PayoutState.SETTLED, world.nodes.consumer.pubkey)
+    rest = offer.challenge.amount - int(str(got.json()["f402"]["charged"]))
+    tab = await world.ledger.tab(tab_id)
+    assert payout.amount + payout.fee + tab.balance == rest
+    world.returned += payout.amount
 
 
 async def test_settling_does_not_keep_the_consumer_waiting_nor_begin_before_the_end(

@@ -179,8 +179,8 @@ def test_a_key_is_needed_and_nobody_listens(world) -> None:
     bank = Bank()
     with pytest.raises(PaymentError, match="prepaid key"):
         run(world, bank, Wish(withdrawal_id=ID, amount=1), account=replace(ACCOUNT, key=""))
+    plain = Account(base_url="http://router.test/v1", key=KEY)
     with pytest.raises(PaymentError, match="https"):
-        plain = Account(base_url="http://router.test/v1", key=KEY)
         run(world, bank, Wish(withdrawal_id=ID, amount=1), account=plain)
     assert bank.asked == []
 

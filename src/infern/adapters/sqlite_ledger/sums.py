@@ -14,38 +14,36 @@ _OUTSIDE: Final = {
     "sent": ("amount + fee", "payouts WHERE state = 'settled'"),
     "returned": ("amount", "locks WHERE state IN ('cancelled', 'lost') AND tab_id IS NOT NULL"),
 }
-_PENDING: Final = (
-    "(SELECT l.asset, l.amount, t.deposited - t.spent - t.refunded AS unsettled"
-    " FROM locks l JOIN tabs t USING (tab_id) WHERE l.ended_ms IS NULL AND l.state <> 'offered')"
+_IN_TABS: Final = ("deposited", "held", "spent", "refunded")
+_LOCKED: Final = (
+    "(SELECT l.asset AS asset, l.amount AS locked, t.deposited - t.spent - t.refunded AS unsettled"
+    " FROM locks l JOIN tabs t USING (tab_id)"
+    " WHERE l.ended_ms IS NULL AND l.state <> 'offered')"
 )
+_OWED: Final = "payouts WHERE ended_ms IS NULL"
 
 
 def outside(db: sqlite3.Connection) -> dict[str, dict[Asset, int]]:
     """What came from and went to the outside, by the field of `Books` that names it."""
-    return {name: _sums(db, what, rows_of) for name, (what, rows_of) in _OUTSIDE.items()}
+    return {name: _sum(db, what, of) for name, (what, of) in _OUTSIDE.items()}
 
 
 def totals(db: sqlite3.Connection) -> dict[Asset, Totals]:
     """As `infern.core.ledger.books.totals` of the whole ledger."""
-    tabs = {name: _sums(db, name, "tabs") for name in ("deposited", "held", "spent", "refunded")}
-    sums = {
-        **tabs,
-        **outside(db),
-        "balance": _sums(db, "deposited - held - spent - refunded", "tabs"),
-        "locked": _sums(db, "amount", _PENDING),
-        "unsettled": _sums(db, "unsettled", _PENDING),
-        "owed": _sums(db, "amount + fee_cap", "payouts WHERE ended_ms IS NULL"),
-    }
-    return {
-        asset: Totals(**{name: by_asset.get(asset, 0) for name, by_asset in sums.items()})
-        for asset in set().union(*sums.values())
-    }
+    columns = {name: _sum(db, name, "tabs") for name in _IN_TABS} | outside(db)
+    columns |= {name: _sum(db, name, _LOCKED) for name in ("locked", "unsettled")}
+    columns["owed"] = _sum(db, "amount + fee_cap", _OWED)
+    found = {}
+    for asset in set().union(*columns.values()):
+        sums = {name: by_asset.get(asset, 0) for name, by_asset in columns.items()}
+        balance = sums["deposited"] - sums["held"] - sums["spent"] - sums["refunded"]
+        found[asset] = Totals(balance=balance, **sums)
+    return found
 
 
-def _sums(db: sqlite3.Connection, what: str, rows_of: str) -> dict[Asset, int]:
-    # In halves: the sum of many 63-bit amounts needs more than the 63 bits that SQLite has.
+def _sum(db: sqlite3.Connection, what: str, of: str) -> dict[Asset, int]:
+    """A sum by asset, made in halves: many amounts of 63 bits need more than SQLite's integers."""
     halves = db.execute(
-        f"SELECT asset, sum(({what}) >> 32), sum(({what}) & 4294967295) FROM {rows_of}"
-        " GROUP BY asset"
+        f"SELECT asset, sum(({what}) >> 32), sum(({what}) & 4294967295) FROM {of} GROUP BY asset"
     )
     return {Asset.parse(asset): (high << 32) + low for asset, high, low in halves}
