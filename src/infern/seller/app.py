@@ -56,12 +56,19 @@ def assemble(
     """Put a seller's parts together."""
     keys = KeyRing(ledger, clock)
     minter = Minter(config, fiber=fiber, clock=clock, entropy=entropy)
+    payouts = PayoutDesk(
+        ledger=ledger,
+        sender=Sender(fiber=fiber, clock=clock, verifier=verifier),
+        clock=clock,
+        in_flight=config.limits.payouts_in_flight,
+    )
     locks = LockKeeper(
         ledger=ledger,
         fiber=fiber,
         clock=clock,
         preimage_key=config.secrets.preimage_key,
         claim_ms=config.limits.lock_claim_ms,
+        on_payout=payouts.wake,
     )
     return SellerParts(
         config=config,
@@ -87,12 +94,7 @@ def assemble(
         ),
         fiber=fiber,
         verifier=verifier,
-        payouts=PayoutDesk(
-            ledger=ledger,
-            sender=Sender(fiber=fiber, clock=clock, verifier=verifier),
-            clock=clock,
-            in_flight=config.limits.payouts_in_flight,
-        ),
+        payouts=payouts,
         unclaimed=UnclaimedWatch(ledger=ledger, fiber=fiber, clock=clock, entropy=entropy),
     )
 

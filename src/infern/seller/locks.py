@@ -9,6 +9,7 @@ ledger knows every open lock, so a restart goes on where the last process stoppe
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -84,6 +85,7 @@ class LockKeeper:
         clock: For deadlines.
         preimage_key: Derives the preimages; see `SellerSecrets`.
         claim_ms: How long a payment that arrived waits for its proof.
+        on_payout: Called when a lock that became money left a payout to be sent.
     """
 
     def __init__(
@@ -94,12 +96,14 @@ class LockKeeper:
         clock: Clock,
         preimage_key: bytes,
         claim_ms: int,
+        on_payout: Callable[[], None],
     ) -> None:
         self._ledger = ledger
         self._fiber = fiber
         self._clock = clock
         self._preimage_key = preimage_key
         self._claim_ms = claim_ms
+        self._on_payout = on_payout
         self._offers: dict[PaymentHash, _Offered] = {}
         self._unshown: set[PaymentHash] = set()
         self._told: dict[PaymentHash, _Told] = {}
@@ -405,6 +409,8 @@ class LockKeeper:
             )
         else:
             _log.debug("a held payment is %s", ended.state)
+        if ended.state is LockState.SETTLED and ended.payout_id is not None:
+            self._on_payout()
         return True
 
     async def _status(self, payment_hash: PaymentHash) -> InvoiceStatus | None:

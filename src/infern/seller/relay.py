@@ -65,7 +65,9 @@ class Relay:
             return
         delivery = self._delivery
         if delivery is None or not self._responder.started:
-            raise failure
+            if isinstance(failure, ClientGone):
+                raise failure
+            raise self._settlement.as_told(failure)
         await delivery.close(failure)
         if isinstance(failure, ClientGone):
             raise failure

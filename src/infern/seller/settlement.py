@@ -15,7 +15,7 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, LedgerError, Money, Retry
+from infern.core.errors import InfernError, InvariantViolation, LedgerError, Money, Retry
 from infern.core.f402.challenge import Challenge, Mode, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import (
@@ -245,6 +245,15 @@ class Settlement:
     def is_settled(self) -> bool:
         """True once the hold was captured."""
         return self._settled is not None
+
+    def as_told(self, failure: InfernError) -> InfernError:
+        """A failure as the payer is to hear it.
+
+        In hold mode a payment whose run failed goes back, so the same proof is good for nothing.
+        """
+        if self._lock is not None and failure.retry is Retry.SAME_CREDENTIAL:
+            failure.retry = Retry.NEW_CHALLENGE
+        return failure
 
     def cost(self, usage: BilledUsage) -> int:
         """Base units for what was delivered: never above the ceiling, nothing for nothing."""

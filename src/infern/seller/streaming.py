@@ -165,9 +165,8 @@ class StreamDelivery:
             usage = bill(self._order, self._meter.usage, counted)
             settled = await self._capture(usage, Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED)
         if isinstance(failure, InfernError):
-            event = render_stream_error(
-                _as_it_ended(failure, is_charged=is_charged), self._sale.request_id
-            )
+            ended = _as_it_ended(failure, is_charged=is_charged)
+            event = render_stream_error(self._settlement.as_told(ended), self._sale.request_id)
             await self._responder.end(_comment(settled) + event)
 
 

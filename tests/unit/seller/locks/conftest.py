@@ -73,6 +73,7 @@ class Desk:
             clock=self.clock,
             preimage_key=preimage_key,
             claim_ms=CLAIM_MS,
+            on_payout=lambda: None,
         )
         self.offers = HoldOffers(
             self.config,
