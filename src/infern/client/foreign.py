@@ -18,7 +18,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
-import httpx
 import httpx2
 
 from infern.client.delivery import AsyncWatchedStream, Delivery
@@ -41,6 +40,13 @@ from infern.client.receipts import ReceiptLog
 from infern.client.wallet import Wallet
 from infern.core.errors import InfernError, InvariantViolation, PaymentError
 from infern.core.wire.render import render_error
+
+try:
+    import httpx
+except ImportError as error:
+    raise ImportError(
+        "payment frameworks need httpx: pip install 'infern[x402]' or 'infern[mpp]'"
+    ) from error
 
 _OF_THE_BODY: Final = frozenset({"content-length", "content-encoding", "transfer-encoding"})
 _KEPT_EXTENSIONS: Final[tuple[str, ...]] = ("http_version", "reason_phrase")

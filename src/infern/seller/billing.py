@@ -16,6 +16,17 @@ _ADVICE: Final = {
     UsageFlag.PROMPT_BELOW_SENT: "the prompt was probably cut; check context_tokens",
     UsageFlag.COMPLETION_ABOVE_BOUND: "it wrote more than was ordered; see token_limit",
 }
+_SERIOUS: Final = frozenset(
+    {
+        UsageFlag.PROMPT_ABOVE_BOUND,
+        UsageFlag.PROMPT_FILLS_CONTEXT,
+        UsageFlag.PROMPT_BELOW_SENT,
+        UsageFlag.PROMPTS_UNDERCOUNTED,
+        UsageFlag.COMPLETION_ABOVE_BOUND,
+        UsageFlag.COMPLETION_ABOVE_DELIVERED,
+    }
+)
+"""Either side loses something every time; the others are a server's habits."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +45,8 @@ def bill(order: Order, reported: Usage | None, counted: Counted) -> BilledUsage:
     usage = replace(usage, flags=usage.flags | cut)
     if usage.flags and (counted.is_complete or reported is not None):
         advice = "; ".join(text for flag, text in _ADVICE.items() if flag in usage.flags)
-        _log.warning(
+        _log.log(
+            logging.WARNING if usage.flags & _SERIOUS else logging.INFO,
             "%s: %s; reported %s, billed %d and %d%s",
             order.listing.model,
             ", ".join(sorted(usage.flags)),

@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 def refused(status: int, fault: UpstreamFault, listing: Listing) -> InfernError:
     """The error for an answer with an error status."""
     blame = judge(status, fault)
+    level = logging.WARNING if blame is Blame.SERVER else logging.INFO
+    _log.log(level, "the model server answered %s: %s", status, fault.message)
     match blame:
         case Blame.BUSY:
             return DeliveryError(
@@ -44,7 +46,6 @@ def refused(status: int, fault: UpstreamFault, listing: Listing) -> InfernError:
         case Blame.REQUEST:
             return ProtocolError(_reason(fault, listing))
         case Blame.SERVER:
-            _log.warning("the model server answered %s: %s", status, fault.message)
             return UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
     assert_never(blame)
 

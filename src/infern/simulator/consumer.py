@@ -110,9 +110,7 @@ class ConsumerHost(Host):
         journal = VirtualJournal(process, consumer.directory, consumer.owned)
         wallet = Wallet(
             journal=journal,
-            budget=Budget(
-                per_session=10_000 * SHANNON_PER_CKB, per_day=10_000 * SHANNON_PER_CKB
-            ),
+            budget=Budget(per_session=10_000 * SHANNON_PER_CKB, per_day=10_000 * SHANNON_PER_CKB),
             verifier=CoincurveVerifier(),
             clock=ProcessClock(process, self._skew_ms),
             network=Network.DEV,

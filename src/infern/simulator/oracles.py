@@ -64,13 +64,18 @@ async def complaints(evidence: Evidence) -> list[str]:
         found += [f"{seller.name}: {text}" for text in await _books(seller)]
         found += [f"{seller.name}: {text}" for text in _payments(seller, evidence)]
         found += [f"{seller.name}: {text}" for text in _receipts(seller)]
-        found += [f"{seller.name}: {text}" for text in answer_complaints(
-            seller, evidence.served, evidence.heard)]
+        found += [
+            f"{seller.name}: {text}"
+            for text in answer_complaints(seller, evidence.served, evidence.heard)
+        ]
     earned = sum(funds_of(evidence.network).values()) - sum(evidence.funds.values())
     if earned:
         found.append(f"all channels together have {earned} shannon more than at the start")
-    hubs = _moved(evidence, {s.node.name for s in evidence.sellers}
-                  | {c.node.name for c in evidence.consumers}, others=True)
+    hubs = _moved(
+        evidence,
+        {s.node.name for s in evidence.sellers} | {c.node.name for c in evidence.consumers},
+        others=True,
+    )
     if hubs != fees:
         found.append(f"the hubs earned {hubs} and consumers paid {fees} of fees")
     return found
@@ -95,6 +100,10 @@ class _Reading:
     async def run(self, command: Command[T]) -> T:
         """Look."""
         return command(self._disk.connection)
+
+    async def read(self, query: Command[T]) -> T:
+        """Look."""
+        return await self.run(query)
 
     def close(self) -> None:
         """Nothing is open."""

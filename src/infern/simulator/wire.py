@@ -390,9 +390,7 @@ class Wire(httpx2.AsyncBaseTransport):
         stream = _Body(end, timeout_s, passage.slow_us, self._process)
         return httpx2.Response(head.status, headers=list(head.headers), stream=stream)
 
-    def _send(
-        self, request: httpx2.Request, body: bytes, passage: Passage, end: ClientEnd
-    ) -> None:
+    def _send(self, request: httpx2.Request, body: bytes, passage: Passage, end: ClientEnd) -> None:
         world = self._internet.world
         first_us = world.now_us + self._latency_us()
         if passage.lost:

@@ -97,6 +97,7 @@ class PayoutModel:
         now_ms: int,
         fee: int = 0,
         payment_hash: PaymentHash | None = None,
+        failure: str = "",
     ) -> Payout:
         """What the desk did, or the node says."""
         payout = self.payouts.get(payout_id)
@@ -116,7 +117,9 @@ class PayoutModel:
                 tab.refunded += payout.amount + fee
                 payout = replace(payout, state=PayoutState.SETTLED, fee=fee, ended_ms=now_ms)
             else:
-                payout = replace(payout, state=PayoutState.RETURNED, ended_ms=now_ms)
+                payout = replace(
+                    payout, state=PayoutState.RETURNED, failure=failure, ended_ms=now_ms
+                )
         self.payouts[payout_id] = replace(payout, payment_hash=known)
         return self.payouts[payout_id]
 

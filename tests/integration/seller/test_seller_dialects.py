@@ -123,7 +123,7 @@ async def test_what_comes_out_of_each_answer(
         world.model.plan.clear()
         world.model.plan.append(answer.script(cut))
         caplog.clear()
-        with caplog.at_level(logging.WARNING, "infern.seller.billing"):
+        with caplog.at_level(logging.INFO, "infern.seller.billing"):
             got = await world.chat(request, key=key, target=answer.path)
         charged = await world.spent() - before
         assert str(charged) == answer.expect["charged"]

@@ -204,9 +204,7 @@ class PayoutWorld:
             hold.hold_id,
             receipt(charged=1_000),
             request_id=RequestId(f"req_{number}"),
-            remainder=RemainderPlan(
-                refund_to=PAYER.pubkey, payout_id=PayoutId(f"out_{number}")
-            ),
+            remainder=RemainderPlan(refund_to=PAYER.pubkey, payout_id=PayoutId(f"out_{number}")),
         )
         found: Payout | None = await self.ledger.payout(paid.tab_id, payment_hash)
         assert found is not None

@@ -20,9 +20,7 @@ MINUTE_MS = 60_000
 
 async def _begun(world: Any, payout: Any) -> None:
     """The books say `SENDING`, and the process died before it told the node."""
-    await world.ledger.move_payout(
-        payout.payout_id, PayoutEvent.SEND, now_ms=world.clock.now_ms()
-    )
+    await world.ledger.move_payout(payout.payout_id, PayoutEvent.SEND, now_ms=world.clock.now_ms())
 
 
 async def _sent_and_died(world: Any, payout: Any, how: Send) -> None:
@@ -106,9 +104,7 @@ async def test_a_search_that_breaks_off_does_not_count(
     assert await world.state(payout) is SENDING
 
 
-async def test_a_search_reads_page_after_page(
-    world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_search_reads_page_after_page(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "PAGE", 2)
     for _ in range(30):
         world.has(world.invoice()[1], PaymentStatus.SUCCESS)
