@@ -106,7 +106,7 @@ class HoldOffers:
             cap = format_amount(config.limits.hold_max_amount, terms.price.asset)
             raise self._unavailable(
                 terms,
-                "amount",
+                Reason.AMOUNT,
                 f"it may cost more than {cap}, the most this seller lets anybody lock",
             )
         if not any(amount <= receivable for receivable in await self._receivable()):
