@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 
@@ -136,9 +137,8 @@ class Servers:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._stack = ExitStack()
-        self._ports = 0
 
-    def __enter__(self) -> "Servers":
+    def __enter__(self) -> Self:
         os.sched_setaffinity(0, OTHERS)
         return self
 
@@ -175,7 +175,7 @@ class Servers:
         return server
 
     async def upstream(self, pace_ms: int, module: str = "benchmarks.upstream") -> Server:
-        """The fixed-answer model server."""
+        """A fixed-answer model server."""
         port = free_port()
         command = [sys.executable, "-m", module, str(port), str(pace_ms)]
         server = self._start(f"upstream{port}", command, port, cores=OTHERS)
@@ -199,18 +199,18 @@ class Servers:
         rpc_url: str,
         *,
         source: Path = ROOT / "src",
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] = NO_LIMITS,
+        more_models: str = "",
         command: Sequence[str] = ("-m", "infern.cli.main", "provider", "run", "--config"),
     ) -> Server:
         """Our agent, from any source tree."""
         port, home = free_port(), self.directory(name)
         config = home / "provider.toml"
-        lines = "\n".join(f"{k} = {v}" for k, v in {**NO_LIMITS, **(limits or {})}.items())
-        config.write_text(
-            AGENT_CONFIG.format(
-                port=port, upstream=upstream.url + "/v1", rpc_url=rpc_url, limits=lines
-            )
+        lines = "\n".join(f"{name} = {value}" for name, value in limits.items())
+        text = AGENT_CONFIG.format(
+            port=port, upstream=upstream.url + "/v1", rpc_url=rpc_url, limits=lines
         )
+        config.write_text(text + more_models)
         env = {"INFERN_HOME": str(home), "PYTHONPATH": f"{source}:{ROOT}"}
         full = [sys.executable, *command, str(config)]
         server = self._start(name, full, port, cores=MEASURED, env=env)

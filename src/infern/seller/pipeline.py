@@ -262,6 +262,7 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            leases=parts.leases,
             locks=parts.locks,
             sale=sale,
         )
