@@ -46,7 +46,10 @@ async def _counted(agent: Server, counts: Path) -> int:
     before = len(_totals(counts))
     _dump(agent)
     async with asyncio.timeout(PATIENCE_S):
-        while len(totals := _totals(counts)) <= before:
+        for _ in itertools.count():
+            totals = _totals(counts)
+            if len(totals) > before:
+                break
             await asyncio.sleep(0.5)
     return totals[-1]
 
