@@ -341,6 +341,10 @@ class Ledger(Protocol):
         """One payout of a tab; None when there is none."""
         ...
 
+    async def refund(self, payment_hash: PaymentHash) -> Payout | None:
+        """The payout that sends back what a paid request did not cost; None when there is none."""
+        ...
+
     async def payouts(
         self, tab_id: TabId, *, purpose: PayoutPurpose | None = None, limit: int
     ) -> list[Payout]:

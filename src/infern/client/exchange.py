@@ -64,6 +64,8 @@ class Order:
         can_pay: False when there is no Fiber node to pay with; old proofs are used all the same.
         target: Origin form with query.
         body: The bytes that are sent.
+        is_keyed: It carries a prepaid key, which then gets what is left.
+        refund_to: The node it names itself for a remainder.
     """
 
     origin: str
@@ -72,9 +74,21 @@ class Order:
     can_pay: bool
     target: str
     body: bytes = field(repr=False)
+    is_keyed: bool = False
+    refund_to: Pubkey | None = None
 
     @classmethod
-    def of(cls, *, method: str, origin: str, target: str, body: bytes, can_pay: bool) -> "Order":
+    def of(
+        cls,
+        *,
+        method: str,
+        origin: str,
+        target: str,
+        body: bytes,
+        can_pay: bool,
+        is_keyed: bool = False,
+        refund_to: Pubkey | None = None,
+    ) -> "Order":
         """The order for a request's bytes; `target` is the origin form with query."""
         return cls(
             origin=origin,
@@ -83,6 +97,8 @@ class Order:
             can_pay=can_pay,
             target=target,
             body=body,
+            is_keyed=is_keyed,
+            refund_to=refund_to,
         )
 
 
@@ -105,6 +121,7 @@ class Exchange:
     def __init__(self, order: Order, wallet: Wallet) -> None:
         self.order = order
         self._wallet = wallet
+        self._refund_to = order.refund_to or (None if order.is_keyed else wallet.refund_to)
         self.held = Held()
 
     def run(self) -> Steps[Outcome]:
@@ -128,7 +145,7 @@ class Exchange:
     def unpaid(self) -> Ask:
         """The request without a proof."""
         cap = self._wallet.budget.per_request if self.order.can_pay else None
-        return Ask(max_amount=cap)
+        return Ask(max_amount=cap, refund_to=self._refund_to if self.order.can_pay else None)
 
     def pay(self, intended: Attempt) -> Steps[Attempt]:
         """Pay what was considered; raises as `begin_payment`."""
@@ -209,6 +226,7 @@ class Exchange:
             pay_to=known.pay_to,
             price=known.price,
             ceilings=own_ceilings(self.order.target, self.order.body),
+            refund_to=self._refund_to,
         )
         check_offer(offer, expected, self._wallet.verifier)
         return self._intent(offer, now_ms)

@@ -108,6 +108,8 @@ class Wallet:
         patience: Limits of waiting.
         pinned: What is known of sellers beforehand, by origin.
         offload: Where an event loop's writes to the journal are made.
+        refund_to: The node that sellers send to what a paid request did not cost; None leaves it
+            with them, to be redeemed. It tells them which node that is.
     """
 
     journal: Journal
@@ -121,6 +123,7 @@ class Wallet:
     patience: Patience = field(default_factory=Patience)
     pinned: Mapping[str, Pinned] = field(default_factory=dict)
     offload: Offload = in_worker_thread
+    refund_to: Pubkey | None = None
 
     def known_of(self, origin: str) -> Pinned:
         """What is pinned for an origin."""

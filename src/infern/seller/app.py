@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from infern.core.errors import InfernError, InvariantViolation, ProtocolError
+from infern.core.ids import base32_id
 from infern.core.ledger.books import violations
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
@@ -24,6 +25,7 @@ from infern.seller.endings import Endings
 from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
 from infern.seller.keys import KeyRing
+from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.parts import SellerParts
@@ -55,6 +57,7 @@ def assemble(
 ) -> SellerParts:
     """Put a seller's parts together."""
     keys = KeyRing(ledger, clock)
+    endings = Endings(clock)
     minter = Minter(config, fiber=fiber, clock=clock, entropy=entropy)
     payouts = PayoutDesk(
         ledger=ledger,
@@ -87,7 +90,13 @@ def assemble(
             keys=keys,
             empty_key_s=config.limits.empty_key_s,
         ),
-        endings=Endings(clock),
+        endings=endings,
+        leases=LeaseKeeper(
+            ledger=ledger,
+            clock=clock,
+            owner=base32_id("seller_", entropy.random_bytes(16)),
+            waiting=endings.hold_ids,
+        ),
         locks=locks,
         hold_offers=HoldOffers(
             config, minter=minter, locks=locks, ledger=ledger, fiber=fiber, clock=clock
@@ -151,6 +160,7 @@ class SellerApp:
         async with anyio.create_task_group() as group:
             group.start_soon(self._parts.topups.run)
             group.start_soon(self._parts.endings.run)
+            group.start_soon(self._parts.leases.run)
             group.start_soon(self._parts.locks.run)
             group.start_soon(self._parts.payouts.run)
             group.start_soon(self._parts.unclaimed.run)

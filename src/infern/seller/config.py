@@ -91,7 +91,7 @@ class SellerLimits:
     min_withdraw: int = 10_000
     withdrawals_per_minute: int = 10
     withdraw_wait_ms: int = 8_000
-    open_payouts: int = 1_000
+    open_payouts: int = 10_000
     payouts_in_flight: int = 60
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
 from infern.seller.hold_offers import HoldOffers
 from infern.seller.keys import KeyRing
+from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.payouts import PayoutDesk
@@ -32,6 +33,7 @@ class SellerParts:
     keys: KeyRing
     topups: TopupWatch
     endings: Endings
+    leases: LeaseKeeper
     locks: LockKeeper
     hold_offers: HoldOffers
     fiber: FiberNode

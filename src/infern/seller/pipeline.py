@@ -263,6 +263,7 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            leases=parts.leases,
             locks=parts.locks,
             sale=sale,
         )

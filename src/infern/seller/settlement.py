@@ -35,6 +35,7 @@ from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Listing
 from infern.seller.endings import Endings
+from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper
 
 END_TIMEOUT_S: Final = 10
@@ -112,6 +113,7 @@ class Settlement:
         entropy: For the hold's name and a new tab's.
         agent: Signs the receipt.
         endings: Takes over when the ledger is away at the end.
+        leases: Keeps the hold from being swept meanwhile.
         locks: Settles or gives back what was paid in hold mode.
         sale: What is sold to whom.
     """
@@ -124,11 +126,13 @@ class Settlement:
         entropy: Entropy,
         agent: Signer,
         endings: Endings,
+        leases: LeaseKeeper,
         locks: LockKeeper,
         sale: Sale,
     ) -> None:
         self._ledger = ledger
         self._endings = endings
+        self._leases = leases
         self._locks = locks
         self._clock = clock
         self._entropy = entropy
@@ -175,7 +179,10 @@ class Settlement:
             await self._place()
         except BaseException:
             # The ledger may have booked it although we did not hear so.
-            await self._release()
+            try:
+                await self._release()
+            finally:
+                self._leases.end(self._hold_id)
             raise
         return self
 
@@ -187,6 +194,8 @@ class Settlement:
             amount=self.ceiling,
             digest=self._sale.digest,
             payment_hash=challenge.payment_hash if challenge else None,
+            owner=self._leases.owner,
+            lease_until_ms=self._leases.begin(self._hold_id),
             opened_ms=self._started_ms,
         )
         if challenge is None:
@@ -205,12 +214,15 @@ class Settlement:
 
         The answer has ended by now, so nobody waits for the node.
         """
-        if self._is_left_to_endings:
-            return
-        if self._settled is None:
-            await self._release()
-        elif self._lock is not None:
-            await self._end(self._deliver if self._is_delivering else self._abandon)
+        try:
+            if self._is_left_to_endings:
+                return
+            if self._settled is None:
+                await self._release()
+            elif self._lock is not None:
+                await self._end(self._deliver if self._is_delivering else self._abandon)
+        finally:
+            self._leases.end(self._hold_id)
 
     async def _release(self) -> None:
         now_ms = self._clock.now_ms()

@@ -55,6 +55,10 @@ class VirtualEngine:
         self._queue.append((command, future))
         return await self._process.wait(future)
 
+    async def read(self, query: Command[T]) -> T:
+        """Run a query as a command; there are no threads to keep waiting."""
+        return await self.run(query)
+
     def close(self) -> None:
         """Commit what is queued."""
         if self._queue:

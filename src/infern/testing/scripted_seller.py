@@ -32,6 +32,7 @@ from infern.core.f402.receipt import (
     response_root,
     sign_receipt,
 )
+from infern.core.f402.refund import refund_asked
 from infern.core.f402.verify import verify_proof
 from infern.core.ids import PaymentHash, Preimage, RequestDigest
 from infern.core.units import Network
@@ -192,7 +193,8 @@ class ScriptedSeller:
         challenge = honest_challenge(
             self.node.pubkey, digest=digest, now_s=self.now_s(), nonce=nonce
         )
-        challenge = replace(challenge, issuer=self.realm)
+        refund_to = refund_asked(request.headers, own=self.node.pubkey)
+        challenge = replace(challenge, issuer=self.realm, refund_to=refund_to)
         offer = offer_with(challenge, honest_invoice(challenge), self.node)
         offer = replace(offer, provider=self.agent.pubkey.hex())
         if self.lie is not None:
