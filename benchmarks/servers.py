@@ -237,7 +237,7 @@ class Servers:
     async def litellm(self, upstream: Server) -> Server | None:
         """LiteLLM's proxy with a master key and nothing else; None where it is not installed."""
         program = PEERS / "litellm" / "bin" / "litellm"
-        if not program.exists():
+        if not (PEERS / "litellm" / ".installed").exists():
             return None
         port, home = free_port(), self.directory("litellm")
         config = home / "config.yaml"

@@ -19,7 +19,7 @@ class SellerLimits:
     Args:
         anonymous_body_bytes: Largest body without a key or proof.
         paid_body_bytes: Largest body with one.
-        buffered_bytes: Request bodies in memory at once, over all requests.
+        buffered_bytes: Request bodies and whole answers in memory at once, over all requests.
         body_timeout_ms: How long a body may take to arrive.
         first_byte_timeout_ms: How long the model server may take to begin.
         idle_timeout_ms: Longest silence between two pieces of an answer.

@@ -186,6 +186,32 @@ async def test_a_charge_that_cannot_be_booked_gives_the_payment_back(make_world:
     await world.is_given_back(offer)
 
 
+class Mute:
+    """The ledger, which books a capture and never says so."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def capture(self, *args: Any, **kwargs: Any) -> Any:
+        await self._ledger.capture(*args, **kwargs)
+        await anyio.sleep_forever()
+
+
+async def test_a_charge_nobody_heard_of_is_undone_when_its_answer_was_not_sent(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infern.seller.settlement.END_TIMEOUT_S", 0.2)
+    world = await make_world(wrap_ledger=Mute)
+    offer, proof = await world.pay(body := world.body())
+    got = await world.request(body, proof=proof)
+    assert (got.error["code"], got.error["money"]) == ("ledger_unavailable", "unknown")
+    await world.is_given_back(offer)
+    assert (await world.sums()).spent == 0
+
+
 @pytest.mark.parametrize("failing", ["capture", "move_lock"])
 async def test_a_delivered_stream_is_taken_when_the_ledger_is_back(
     make_world: Any, failing: str
