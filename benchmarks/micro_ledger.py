@@ -19,7 +19,7 @@ from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
 from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import KeyRecord, Topup, TopupState
+from infern.core.ledger.records import KeyRecord, RemainderPlan, Topup, TopupState
 from infern.core.units import CKB
 
 SELLER = SellerIdentity(
@@ -46,6 +46,9 @@ RECEIPT = Receipt(
     started_ms=1,
     finished_ms=2,
 )
+
+
+PLAN = RemainderPlan()
 
 
 async def _key(ledger: SqliteLedger) -> TabId:
@@ -90,7 +93,7 @@ async def _measure(ledger: SqliteLedger, workers: int, seconds: float) -> None:
             )
             await ledger.hold(hold)
             request_id = RequestId(hold.hold_id)
-            await ledger.capture(hold.hold_id, RECEIPT, request_id=request_id, remainder_to=None)
+            await ledger.capture(hold.hold_id, RECEIPT, request_id=request_id, remainder=PLAN)
             done += 1
 
     began, used = time.perf_counter(), time.process_time()

@@ -15,11 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 120
+SLOW_START_TIMEOUT_S = 1_800
 STOP_TIMEOUT_S = 20
 PEERS = Path(os.environ.get("INFERN_BENCH_PEERS") or Path.home() / ".cache" / "infern-bench")
 """Where `make bench` keeps LiteLLM: it is large, and no part of this project."""
@@ -105,9 +107,15 @@ class Server:
         self._process = process
         self._log = log
 
-    async def ready(self, path: str, headers: Mapping[str, str] | None = None) -> None:
+    async def ready(
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: int = START_TIMEOUT_S,
+    ) -> None:
         """Wait until it answers."""
-        until = time.monotonic() + START_TIMEOUT_S
+        until = time.monotonic() + timeout_s
         async with aiohttp.ClientSession() as http:
             while time.monotonic() < until and self._process.poll() is None:
                 try:
@@ -136,9 +144,8 @@ class Servers:
     def __init__(self, home: Path) -> None:
         self._home = home
         self._stack = ExitStack()
-        self._ports = 0
 
-    def __enter__(self) -> "Servers":
+    def __enter__(self) -> Self:
         os.sched_setaffinity(0, OTHERS)
         return self
 
@@ -175,7 +182,7 @@ class Servers:
         return server
 
     async def upstream(self, pace_ms: int, module: str = "benchmarks.upstream") -> Server:
-        """The fixed-answer model server."""
+        """A fixed-answer model server."""
         port = free_port()
         command = [sys.executable, "-m", module, str(port), str(pace_ms)]
         server = self._start(f"upstream{port}", command, port, cores=OTHERS)
@@ -199,22 +206,23 @@ class Servers:
         rpc_url: str,
         *,
         source: Path = ROOT / "src",
-        limits: Mapping[str, int] | None = None,
+        limits: Mapping[str, int] = NO_LIMITS,
+        more_models: str = "",
         command: Sequence[str] = ("-m", "infern.cli.main", "provider", "run", "--config"),
+        under: Sequence[str] = (),
     ) -> Server:
-        """Our agent, from any source tree."""
+        """Our agent, from any source tree, maybe under a program that watches it."""
         port, home = free_port(), self.directory(name)
         config = home / "provider.toml"
-        lines = "\n".join(f"{k} = {v}" for k, v in {**NO_LIMITS, **(limits or {})}.items())
-        config.write_text(
-            AGENT_CONFIG.format(
-                port=port, upstream=upstream.url + "/v1", rpc_url=rpc_url, limits=lines
-            )
+        lines = "\n".join(f"{name} = {value}" for name, value in limits.items())
+        text = AGENT_CONFIG.format(
+            port=port, upstream=upstream.url + "/v1", rpc_url=rpc_url, limits=lines
         )
+        config.write_text(text + more_models)
         env = {"INFERN_HOME": str(home), "PYTHONPATH": f"{source}:{ROOT}"}
-        full = [sys.executable, *command, str(config)]
+        full = [*under, sys.executable, *command, str(config)]
         server = self._start(name, full, port, cores=MEASURED, env=env)
-        await server.ready("/ready")
+        await server.ready("/ready", timeout_s=SLOW_START_TIMEOUT_S if under else START_TIMEOUT_S)
         return server
 
     async def nginx(self, upstream: Server) -> Server | None:
@@ -237,7 +245,7 @@ class Servers:
     async def litellm(self, upstream: Server) -> Server | None:
         """LiteLLM's proxy with a master key and nothing else; None where it is not installed."""
         program = PEERS / "litellm" / "bin" / "litellm"
-        if not program.exists():
+        if not (PEERS / "litellm" / ".installed").exists():
             return None
         port, home = free_port(), self.directory("litellm")
         config = home / "config.yaml"

@@ -7,6 +7,7 @@ its own every `PACE_MS` milliseconds.
 import asyncio
 import json
 import sys
+from collections.abc import Callable
 
 import httptools
 import uvloop
@@ -21,7 +22,8 @@ def _json(kind: str, choices: list[dict[str, object]], **more: object) -> bytes:
     return json.dumps({**body, **more}).encode()
 
 
-def _chunk(content: str | None, finish: str | None) -> bytes:
+def chunk(content: str | None, finish: str | None) -> bytes:
+    """One event of a streamed answer."""
     delta = {} if content is None else {"role": "assistant", "content": content}
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     return b"data: " + _json("chat.completion.chunk", [choice]) + b"\n\n"
@@ -32,7 +34,8 @@ def _whole(body: bytes) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-def _framed(data: bytes) -> bytes:
+def framed(data: bytes) -> bytes:
+    """One chunk of a body with chunked transfer encoding."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
@@ -49,10 +52,10 @@ STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 STREAM = [
-    *[_framed(_chunk(CONTENT, None))] * CHUNKS,
-    _framed(_chunk(None, "stop"))
-    + _framed(b"data: " + _json("chat.completion.chunk", [], usage=USAGE) + b"\n\n")
-    + _framed(b"data: [DONE]\n\n")
+    *[framed(chunk(CONTENT, None))] * CHUNKS,
+    framed(chunk(None, "stop"))
+    + framed(b"data: " + _json("chat.completion.chunk", [], usage=USAGE) + b"\n\n")
+    + framed(b"data: [DONE]\n\n")
     + b"0\r\n\r\n",
 ]
 
@@ -64,9 +67,9 @@ class FixedAnswers(asyncio.Protocol):
         self._pace_s = pace_s
         self._loop = asyncio.get_running_loop()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # a socket's always
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""
-        self._transport = transport
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # a socket's always
         self._parser = httptools.HttpRequestParser(self)
 
     def data_received(self, data: bytes) -> None:
@@ -84,29 +87,34 @@ class FixedAnswers(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Answer."""
         if self._parser.get_method() != b"POST":
-            self._transport.write(MODELS)
-        elif b'"stream":true' in self._body or b'"stream": true' in self._body:
-            self._transport.write(STREAM_HEAD)
+            self.transport.write(MODELS)
+        else:
+            self.answer(self._body)
+
+    def answer(self, body: bytes) -> None:
+        """Answer a request for a completion."""
+        if b'"stream":true' in body or b'"stream": true' in body:
+            self.transport.write(STREAM_HEAD)
             self._send(0)
         else:
-            self._transport.write(PLAIN)
+            self.transport.write(PLAIN)
 
     def _send(self, at: int) -> None:
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             return
-        self._transport.write(STREAM[at])
+        self.transport.write(STREAM[at])
         if at + 1 < len(STREAM):
             self._loop.call_later(self._pace_s, self._send, at + 1)
 
 
-async def main(port: int, pace_s: float) -> None:
+async def serve(kind: Callable[[float], FixedAnswers], port: int, pace_s: float) -> None:
     """Serve until killed."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: FixedAnswers(pace_s), "127.0.0.1", port)
+    server = await loop.create_server(lambda: kind(pace_s), "127.0.0.1", port)
     async with server:
         await server.serve_forever()
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(int(sys.argv[1]), int(sys.argv[2]) / 1000))
+        runner.run(serve(FixedAnswers, int(sys.argv[1]), int(sys.argv[2]) / 1000))

@@ -9,7 +9,9 @@ import pytest
 from infern.core.errors import CODES
 from infern.core.f402 import client, server
 from infern.core.f402.receipt import BODY_BYTES, MAGIC, Finish, Receipt, SellerIdentity
+from infern.core.ledger import lock, payout
 from infern.seller.config import SellerLimits
+from infern.seller.hold_offers import Reason
 
 Table = list[list[str]]
 Section = Callable[[str, str], str]
@@ -78,7 +80,12 @@ def _rows(transitions: Mapping[StrEnum, Mapping[StrEnum, StrEnum]]) -> Table:
 
 @pytest.mark.parametrize(
     ("heading", "transitions"),
-    [("The paying side", client.TRANSITIONS), ("Single use", server.TRANSITIONS)],
+    [
+        ("The paying side", client.TRANSITIONS),
+        ("Single use", server.TRANSITIONS),
+        ("Hold mode", lock.TRANSITIONS),
+        ("Payouts", payout.TRANSITIONS),
+    ],
 )
 def test_the_state_tables_are_the_code(
     spec: str,
@@ -89,6 +96,13 @@ def test_the_state_tables_are_the_code(
 ) -> None:
     rows = table(section(spec, heading), "state | event | next state")
     assert sorted(rows) == sorted(_rows(transitions))
+
+
+def test_the_reasons_not_to_hold_are_the_code(
+    spec: str, section: Section, table: FindTable
+) -> None:
+    rows = table(section(spec, "Hold mode"), "reason | the seller")
+    assert sorted(name for name, _ in rows) == sorted(reason.value for reason in Reason)
 
 
 def _with_all_bits_set(field: str, length: int) -> Receipt:

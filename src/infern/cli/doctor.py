@@ -12,6 +12,7 @@ import httpx2
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.home import infern_home, provider_home
 from infern.adapters.keyfile import read_private
+from infern.cli import solvency
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
 from infern.cli.output import emit_json, say
 from infern.cli.provider import default_config, load_provider
@@ -203,6 +204,7 @@ async def _seller(consumer: Consumer) -> list[Finding]:
             )
         ]
         date = response.headers.get("date")
+        found += await _solvency(client, consumer.base_url)
     if date is not None:
         skew_s = abs(parsedate_to_datetime(date).timestamp() - time.time())
         found.append(
@@ -214,3 +216,32 @@ async def _seller(consumer: Consumer) -> list[Finding]:
             )
         )
     return found
+
+
+async def _solvency(client: httpx2.AsyncClient, base_url: str) -> list[Finding]:
+    try:
+        report = await solvency.ask(client, base_url)
+    except ValueError as error:
+        return [Finding(check="solvency", ok=False, detail=str(error))]
+    if report is None:
+        return []
+    books = Finding(
+        check="seller's books",
+        ok=report.adds_up,
+        detail="add up" if report.adds_up else "do not add up",
+        advice="" if report.adds_up else "withdraw what you have there: infern withdraw all",
+    )
+    return [
+        books,
+        *(
+            Finding(
+                check="solvency",
+                ok=row.is_covered is not False,
+                detail=row.text,
+                advice=""
+                if row.is_covered is not False
+                else "the seller's node has less than it owes: keep little there, or withdraw it",
+            )
+            for row in report.assets
+        ),
+    ]

@@ -1,14 +1,19 @@
 """`infern provider`: sell a model."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import click
+import httpx2
 
 from infern.adapters.home import provider_home
+from infern.cli import solvency
 from infern.cli.output import emit_json, say
+from infern.cli.payouts import payouts
 from infern.cli.settings import Settings
-from infern.core.errors import ConfigError
+from infern.core.errors import ConfigError, TransportError
 from infern.core.units import format_amount
 from infern.core.wire.dialects import DialectName
 from infern.provider.config import AUTO, EXAMPLE, ProviderConfig, parse_provider_config
@@ -31,6 +36,9 @@ KINDS: Final[dict[str, dict[str, type]]] = {
 @click.group()
 def provider() -> None:
     """Sell access to a model you run."""
+
+
+provider.add_command(payouts)
 
 
 def default_config() -> Path:
@@ -106,6 +114,46 @@ def run(
     from infern.cli.compose import run_service
 
     run_service(_serve(config, as_json=as_json))
+
+
+@provider.command()
+@click.option("--config", "path", type=click.Path(path_type=Path), help="Configuration file.")
+@click.option("--url", help="The running agent; where the configuration listens by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(path: Path | None, url: str | None, as_json: bool) -> None:
+    """Show what the running agent owes and what its node has.
+
+    Exits 1 when the node has less than is owed, or the books do not add up.
+
+    Example: infern provider status
+    """
+    if url is None:
+        settings = Settings(KINDS)
+        settings.add_file(path or default_config(), required=path is not None)
+        settings.add_environment()
+        config = parse_provider_config(settings.document)
+        host = "127.0.0.1" if config.listen_host in {"0.0.0.0", "::"} else config.listen_host  # noqa: S104 - compared, not bound
+        url = f"http://{host}:{config.listen_port}"
+    report = anyio.run(lambda: _report(str(url)))
+    if as_json:
+        emit_json({"books_add_up": report.adds_up, "assets": [asdict(a) for a in report.assets]})
+    else:
+        say("books      " + ("add up" if report.adds_up else "DO NOT ADD UP"))
+        for row in report.assets:
+            say(f"solvency   {row.text}")
+    if not report.adds_up or any(row.is_covered is False for row in report.assets):
+        raise SystemExit(1)
+
+
+async def _report(url: str) -> solvency.Report:
+    try:
+        async with httpx2.AsyncClient(timeout=solvency.TIMEOUT_S) as client:
+            report = await solvency.ask(client, url.rstrip("/").removesuffix("/v1") + "/v1")
+    except (httpx2.HTTPError, ValueError) as error:
+        raise TransportError(f"no report from the agent at {url}: {error}") from error
+    if report is None:
+        raise TransportError(f"the seller at {url} gives no report; is it an older one?")
+    return report
 
 
 async def _serve(config: ProviderConfig, *, as_json: bool) -> None:

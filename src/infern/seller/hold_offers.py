@@ -6,6 +6,7 @@ payers get stuck for minutes, so far fewer are let in, and never more than a str
 
 import logging
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 import anyio
@@ -36,10 +37,22 @@ MAX_PENDING_TLCS: Final = 60
 ROOM_AGE_MS: Final = 2_000
 """How old a look at the channels may be."""
 LOOK_TIMEOUT_MS: Final = 5_000
-MAX_RUN_MS: Final = 40 * 60_000
-"""Longest answer that can still be settled in time; see `HOLD_EXPIRY_DELTA_MS`."""
+MAX_RUN_MS: Final = 30 * 60_000
+"""Longest answer that can still be settled in time, should it begin at the last moment it may
+(`CLAIM_GRACE_MS`); see `HOLD_EXPIRY_DELTA_MS`."""
 WITHDRAW_TIMEOUT_S: Final = 10
 _log = logging.getLogger(__name__)
+
+
+class Reason(StrEnum):
+    """Why hold mode is not offered, as programs read it."""
+
+    AMOUNT = "amount"
+    LOCKS = "locks"
+    ADDRESS = "address"
+    CHANNELS = "channels"
+    PREIMAGE = "preimage"
+    TIME = "time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +95,26 @@ class HoldOffers:
         config, amount = self._config, terms.ceiling
         if config.require_preimage:
             raise self._unavailable(
-                terms, "preimage", "this seller takes payments by their preimage only"
+                terms, Reason.PREIMAGE, "this seller takes payments by their preimage only"
             )
         if config.limits.total_timeout_ms > MAX_RUN_MS:
             raise self._unavailable(
-                terms, "time", "answers of this seller may take longer than a payment can be held"
+                terms,
+                Reason.TIME,
+                "answers of this seller may take longer than a payment can be held",
             )
         if not terms.price.asset.is_ckb or amount > config.limits.hold_max_amount:
             cap = format_amount(config.limits.hold_max_amount, terms.price.asset)
             raise self._unavailable(
                 terms,
-                "amount",
+                Reason.AMOUNT,
                 f"it may cost more than {cap}, the most this seller lets anybody lock",
             )
         if not any(amount <= receivable for receivable in await self._receivable()):
             raise self._unavailable(
-                terms, "channels", "no channel of this seller has room for another held payment"
+                terms,
+                Reason.CHANNELS,
+                "no channel of this seller has room for another held payment",
             )
 
     async def offer(
@@ -120,7 +137,9 @@ class HoldOffers:
         limits = self._config.limits
         if self._locks.unclaimed_of(address) >= limits.locks_per_address:
             raise self._unavailable(
-                terms, "address", "your address has as many unanswered ones as this seller allows"
+                terms,
+                Reason.ADDRESS,
+                "your address has as many unanswered ones as this seller allows",
             )
         challenge = self._minter.draft(
             listing=listing, terms=terms, digest=digest, mode=Mode.HOLD, refund_to=refund_to
@@ -142,7 +161,7 @@ class HoldOffers:
         except QuotaExceeded:
             self._locks.claimed(lock.payment_hash)
             raise self._unavailable(
-                terms, "locks", "this seller has as many held payments as it allows"
+                terms, Reason.LOCKS, "this seller has as many held payments as it allows"
             ) from None
         except BaseException:
             with anyio.move_on_after(WITHDRAW_TIMEOUT_S, shield=True):
@@ -177,13 +196,13 @@ class HoldOffers:
                 retry_after_s=5,
             ) from error
 
-    def _unavailable(self, terms: Terms, reason: str, why: str) -> PaymentRequired:
+    def _unavailable(self, terms: Terms, reason: Reason, why: str) -> PaymentRequired:
         return PaymentRequired(
             f"Hold mode is not offered for this request now: {why}. Send it without F402-Mode to "
             "pay upfront. Nothing was paid.",
             code="hold_unavailable",
             details={
-                "reason": reason,
+                "reason": reason.value,
                 "max_amount": str(self._config.limits.hold_max_amount),
                 "quote": terms_to_json(terms),
                 "links": dict(LINKS),

@@ -55,6 +55,10 @@ class VirtualEngine:
         self._queue.append((command, future))
         return await self._process.wait(future)
 
+    async def read(self, query: Command[T]) -> T:
+        """Run a query as a command; there are no threads to keep waiting."""
+        return await self.run(query)
+
     def close(self) -> None:
         """Commit what is queued."""
         if self._queue:
@@ -191,6 +195,14 @@ class VirtualJournal:
         """As the journal's."""
         self._act(lambda: self._journal.record(before, after))
         self._process.world.note(self._process.name, f"journal.{after.state.value}")
+
+    def unsettled(self, *, limit: int) -> list[Attempt]:
+        """As the journal's."""
+        return self._process.act(lambda: self._journal.unsettled(limit=limit))
+
+    def conclude(self, before: Attempt, after: Attempt) -> bool:
+        """As the journal's."""
+        return self._act(lambda: self._journal.conclude(before, after))
 
     def release(self, payment_hash: PaymentHash) -> None:
         """As the journal's."""

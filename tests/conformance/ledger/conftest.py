@@ -13,7 +13,7 @@ from infern.adapters.sqlite_ledger import SqliteLedger, schema
 from infern.adapters.sqlite_ledger.engine import Batches, Command, prepare
 from infern.core.errors import LedgerError
 from infern.core.ids import TabId
-from infern.core.ledger.books import violations
+from infern.core.ledger.books import totals, violations
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.lock import Lock, LockEvent
 from infern.core.ledger.records import (
@@ -157,7 +157,8 @@ async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     made = Desk(directory=tmp_path, engine=request.param, ledger=ledger, opened=[ledger])
     yield made
     made.reopen()
-    books = await made.ledger.books()
+    books, sums = await made.ledger.books(), await made.ledger.totals()
+    assert sums == totals(books)
     for opened in made.opened:
         opened.close()
     assert violations(books) == []

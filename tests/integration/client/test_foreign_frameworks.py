@@ -181,8 +181,10 @@ async def test_equal_requests_side_by_side_are_two_needs(world, pays):
 
 
 @pytest.mark.parametrize(
-    "lie", ["another invoice", "another payee", "another request", "another realm", "dearer"]
-)
+    "lie",
+    ["another invoice", "another payee", "another request", "another realm", "another refund",
+     "dearer"],
+)  # fmt: skip
 async def test_a_false_offer_is_refused_once_and_not_paid(world, pays, lies, lie):
     world.seller.lie = lies[lie]
     client, _ = pays()
