@@ -25,7 +25,7 @@ from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
 from infern.client import openai as clients
 from infern.client.budget import Budget
-from infern.client.wallet import Patience, Pinned, Wallet
+from infern.client.wallet import PayMode, Patience, Pinned, Wallet
 from infern.core.errors import ConfigError, RemoteProtocolError
 from infern.core.fiber.rpc import GetNodeInfo
 from infern.core.ids import Pubkey, parse_pubkey
@@ -39,6 +39,7 @@ NETWORK_VARIABLE: Final = "INFERN_NETWORK"
 BASE_URL_VARIABLE: Final = "INFERN_BASE_URL"
 API_KEY_VARIABLE: Final = "INFERN_API_KEY"
 REFUND_TO_VARIABLE: Final = "INFERN_REFUND_TO"
+MODE_VARIABLE: Final = "INFERN_MODE"
 OWN_NODE: Final = "node"
 
 
@@ -52,6 +53,7 @@ def open_wallet(
     patience: Patience | None = None,
     pinned: Mapping[str, Pinned] | None = None,
     refund_to: str | None = None,
+    mode: PayMode | str | None = None,
 ) -> Wallet:
     """Open a wallet: a Fiber node, the journal and a budget.
 
@@ -67,6 +69,9 @@ def open_wallet(
             or `node` for the one above, which is asked for its key. Default `INFERN_REFUND_TO`,
             else nowhere, as with an empty text: it stays with the seller, to be redeemed. Sellers
             learn which node it is.
+        mode: How requests are paid for: `upfront`, `hold` (the seller takes the payment when it
+            delivered, and gives it back otherwise) or `hold_or_upfront`. Default `INFERN_MODE`,
+            else upfront.
 
     Raises:
         ConfigError: Something of it cannot be used.
@@ -89,6 +94,7 @@ def open_wallet(
         sync_node=sync_node,
         patience=patience or Patience(),
         pinned=pinned or {},
+        mode=_mode(mode or os.environ.get(MODE_VARIABLE) or PayMode.UPFRONT),
     )
 
 
@@ -125,10 +131,19 @@ def _network(name: Network | str) -> Network:
         raise ConfigError(f"{name!r} is not a network; it is one of {known}") from None
 
 
-def _with_budget(wallet: Wallet | None, budget: Budget | None) -> Wallet:
+def _mode(name: PayMode | str) -> PayMode:
+    try:
+        return PayMode(name)
+    except ValueError:
+        known = ", ".join(mode.value for mode in PayMode)
+        raise ConfigError(f"{name!r} is no way to pay; it is one of {known}") from None
+
+
+def _adjusted(wallet: Wallet | None, budget: Budget | None, mode: PayMode | str | None) -> Wallet:
     if wallet is None:
-        return open_wallet(budget=budget)
-    return wallet if budget is None else replace(wallet, budget=budget)
+        return open_wallet(budget=budget, mode=mode)
+    wallet = wallet if budget is None else replace(wallet, budget=budget)
+    return wallet if mode is None else replace(wallet, mode=_mode(mode))
 
 
 def _base_url(base_url: str | httpx2.URL | None) -> str | httpx2.URL:
@@ -146,6 +161,7 @@ class Infern(clients.Infern):
         api_key: A prepaid key of that seller; default `INFERN_API_KEY`, else pay per request.
         wallet: What to pay with; default `open_wallet()`.
         budget: Replaces the wallet's.
+        mode: Replaces the wallet's; see `open_wallet`.
         options: As `infern.client.openai.Infern`.
     """
 
@@ -156,12 +172,13 @@ class Infern(clients.Infern):
         api_key: str | None = None,
         wallet: Wallet | None = None,
         budget: Budget | None = None,
+        mode: PayMode | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             base_url=_base_url(base_url),
             api_key=api_key or os.environ.get(API_KEY_VARIABLE),
-            wallet=_with_budget(wallet, budget),
+            wallet=_adjusted(wallet, budget, mode),
             **options,
         )
         self._owns_wallet = wallet is None
@@ -183,12 +200,13 @@ class AsyncInfern(clients.AsyncInfern):
         api_key: str | None = None,
         wallet: Wallet | None = None,
         budget: Budget | None = None,
+        mode: PayMode | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             base_url=_base_url(base_url),
             api_key=api_key or os.environ.get(API_KEY_VARIABLE),
-            wallet=_with_budget(wallet, budget),
+            wallet=_adjusted(wallet, budget, mode),
             **options,
         )
         self._owns_wallet = wallet is None

@@ -10,7 +10,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Final
 
-from infern.client.effects import Conclude, Steps, look, unsettled
+from infern.client.effects import Conclude, Steps, look, locking
 from infern.client.journal import Attempt
 from infern.client.paying import Held, moved, step
 from infern.client.wallet import Wallet
@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 LOOK_TIMEOUT_MS: Final = 2_000
 LATE_MS: Final = 900_000
 """A seller that does its duty has ended a payment by then; an older one is worth a warning."""
+BUSY_MS: Final = 60_000
+"""A row whose proof went out more recently is probably a live exchange's, which looks itself."""
+_WAITING: Final = frozenset({ClientState.SETTLING, ClientState.RETURNING})
 
 
 def glance(held: Held, attempt: Attempt, wallet: Wallet) -> Steps[Attempt]:
@@ -65,13 +68,16 @@ def look_after(wallet: Wallet) -> Steps[None]:
     """Ask the node about every payment in hold mode whose end nobody has heard of.
 
     A node that does not answer ends this: then the rows stay as they are. What a live exchange is
-    using is left to it.
+    using, or may be, is left to it.
 
     Raises:
         LedgerError: The journal is away.
     """
-    rows = yield from unsettled()
+    rows = yield from locking()
+    busy_ms = wallet.clock.now_ms() - BUSY_MS
     for attempt in rows:
+        if attempt.state not in _WAITING and attempt.updated_ms > busy_ms:
+            continue
         try:
             record = yield from _ask_node(attempt)
         except PaymentNotFound:

@@ -206,7 +206,7 @@ HELD_CRASHES = [
 def test_the_order_of_effects_in_hold_mode(world):
     _, trace = run(world, world.wallet(mode=PayMode.HOLD))
     assert trace == [
-        "Adopt", "Ask", "Unsettled", "Intend", "Record", "MakeCall", "Record", "Record", "Ask",
+        "Adopt", "Ask", "Locking", "Intend", "Record", "MakeCall", "Record", "Record", "Ask",
         "Record",
     ]  # fmt: skip
     assert states(world.wallet()) == ["settling"]
