@@ -38,6 +38,15 @@ class Died(Exception):
 
 
 @dataclass
+class Body(httpx2.AsyncByteStream):
+    pieces: tuple[bytes, ...]
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+@dataclass
 class Wire(httpx2.AsyncBaseTransport):
     """Requests go to whichever process of the seller lives."""
 
@@ -59,8 +68,7 @@ class Wire(httpx2.AsyncBaseTransport):
         got = await self._exchange(scope_of(request.method, target, headers), await request.aread())
         if got is None or not got.is_complete:
             raise httpx2.ReadError("broken off")
-        return httpx2.Response(got.status, headers=dict(got.headers), content=got.body)
-
+        return httpx2.Response(got.status, headers=dict(got.headers), stream=Body(got.pieces))
 
     async def _exchange(self, scope: Any, body: bytes) -> HttpAnswer | None:
         """An answer, or None when the connection was cut before it ended."""
@@ -329,6 +337,8 @@ async def test_as_many_payments_are_held_at_once_as_the_budget_allows(
         may_end.set()
     # What ended by itself is not in the way of the next one.
     assert (await payer.ask("another")).choices[0].message.content
+    await world.wait_for(lambda locks: all(lock.tab_id is None for lock in locks))
+    await world.pass_ms(200_000)  # the offers that nobody paid end
 
 
 async def test_the_amounts_held_are_capped(world: Any, make_payer: Any) -> None:
@@ -341,6 +351,7 @@ async def test_the_amounts_held_are_capped(world: Any, make_payer: Any) -> None:
         else:
             assert caught.value.details["window"] == window
         assert payer.states() == []
+    await world.pass_ms(200_000)  # the offer that nobody paid ends
 
 
 async def test_two_equal_requests_at_once_are_two_payments(world: Any, make_payer: Any) -> None:
