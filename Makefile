@@ -8,11 +8,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(or $(INFERN_BENCH_PEERS),$(HOME)/.cache/infern-bench)
+LITELLM := $(PEERS)/litellm/.installed
 NODE_STAMP := tests/clients/node/node_modules/.installed
 CLIENTS_VENV := .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 
-.PHONY: help setup demo test lint slow bench test-real format lock clean
+.PHONY: help setup demo test lint slow bench overload test-real format lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -56,8 +58,19 @@ slow: setup $(NODE_STAMP) $(CLIENTS_STAMP)  ## the slower suites that .ci/run ad
 test-real: setup  ## the suites that need real ckb and fnn nodes
 	@$(BIN)/python -m pytest -q -m real -rs
 
-bench: setup  ## benchmarks: direct upstream and our agent, side by side in one run
-	@$(BIN)/python -m benchmarks.run
+bench: setup $(LITELLM)  ## speed beside nginx and LiteLLM in one run, ten minutes; results in benchmarks/runs
+	@INFERN_BENCH_PEERS=$(PEERS) $(BIN)/python -m benchmarks.run
+
+overload: setup  ## an agent under attack while others pay; results in benchmarks/runs
+	@$(BIN)/python -m benchmarks.overload
+
+# Large, slow to install and no part of Infern: it stays outside the tree. Without it the benchmark
+# says loudly that it was not measured.
+$(LITELLM): benchmarks/requirements/litellm.lock
+	@echo "installing LiteLLM for the comparison (once, minutes)"
+	@$(PYTHON) -m venv $(PEERS)/litellm
+	@$(PEERS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< \
+	  && touch $@ || echo "LiteLLM could not be installed"
 
 format: setup  ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
@@ -73,6 +86,8 @@ lock:  ## recompute the locks with hashes and no download addresses (needs uv)
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/clients.lock
 	uv pip compile -q models/tiny/requirements.in --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/train.lock
+	uv pip compile -q benchmarks/requirements/litellm.in --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o benchmarks/requirements/litellm.lock
 
 clean:  ## remove what the commands above made
 	rm -rf $(VENV) $(CLIENTS_VENV) tests/clients/node/node_modules .lint-imports.log

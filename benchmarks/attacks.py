@@ -1,7 +1,8 @@
 """Attacks on an agent, each a function that goes on until it is cancelled.
 
-Run as `python -m benchmarks.attacks NAME PORT KEY`; it says `started`, and at the end of its standard
-input it stops and prints how often it saw which answer, as JSON. Everything is bounded: connections, rate, bytes.
+Run as `python -m benchmarks.attacks NAME PORT KEY`; it says `started`, and at the end of its
+standard input it prints how often it saw which answer, as JSON, and stops. Connections, pace and
+bytes are bounded.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class Target:
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         """One connection from an address of loopback; a refused one is counted."""
         connection = socket.socket()
-        connection.setblocking(False)
+        connection.settimeout(0)
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.bind((address, 0))
@@ -113,12 +114,14 @@ async def _many(count: int, one: Callable[[str], Awaitable[None]], *, pause_s: f
             group.create_task(again(address))
 
 
-async def _sends(target: Target, address: str, *pieces: bytes) -> None:
+async def _sends(target: Target, address: str, *pieces: bytes, pace_s: float = 0.0) -> None:
+    """Send pieces at a pace: attackers share a core with those who pay, and must not use it up."""
     async with target.connected(address) as (reader, writer):
         with contextlib.suppress(OSError):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
+                await asyncio.sleep(pace_s)
         await target.answer(reader)
 
 
@@ -133,13 +136,14 @@ async def slow_heads(target: Target) -> None:
 
     async def one(address: str) -> None:
         async with target.connected(address) as (reader, writer):
+            asked = asyncio.create_task(target.answer(reader))
             with contextlib.suppress(OSError):
-                for byte in _head(10) + b"x" * 100:
+                for byte in itertools.chain(_head(10), itertools.repeat(ord("x"))):
                     writer.write(bytes([byte]))
-                    await asyncio.wait([asyncio.create_task(reader.read(1))], timeout=0.5)
-                    if reader.at_eof():
+                    await asyncio.wait([asked], timeout=0.5)
+                    if asked.done():
                         break
-            target.seen["closed without an answer" if reader.at_eof() else "still open"] += 1
+            await asked
 
     await _many(500, one)
 
@@ -167,13 +171,14 @@ async def large_bodies(target: Target) -> None:
     pieces = itertools.cycle(
         [(_head(8_388_608), *[piece] * 128), (_head(None), *[chunked] * 128, b"0\r\n\r\n")]
     )
-    await _many(32, lambda address: _sends(target, address, *next(pieces)), pause_s=0.05)
+    await _many(32, lambda address: _sends(target, address, *next(pieces), pace_s=0.02))
 
 
 async def endless_bodies(target: Target) -> None:
     """Chunked bodies without an end, in small chunks."""
     chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
-    await _many(32, lambda a: _sends(target, a, _head(None), *[chunk * 16] * 1_000), pause_s=0.05)
+    pieces = [_head(None), *[chunk * 16] * 1_000]
+    await _many(32, lambda address: _sends(target, address, *pieces, pace_s=0.01))
 
 
 async def deep_json(target: Target) -> None:
@@ -216,8 +221,11 @@ async def idle_connections(target: Target) -> None:
     await _many(IDLE_CONNECTIONS, one)
 
 
-async def _asks_for(target: Target, model: str, *, stream: bool, count: int) -> None:
-    body = json.dumps({**json.loads(chat_body(stream=stream)), "model": model}).encode()
+async def _asks_for(
+    target: Target, model: str, *, stream: bool, count: int, max_tokens: int = 64
+) -> None:
+    asked = json.loads(chat_body(stream=stream)) | {"model": model, "max_tokens": max_tokens}
+    body = json.dumps(asked).encode()
     head = _head(len(body), {"authorization": f"Bearer {target.key}"})
     await _many(count, lambda address: _sends(target, address, head, body), pause_s=0.05)
 
@@ -232,11 +240,18 @@ async def slow_readers(target: Target) -> None:
         async with target.connected(address, receive_buffer=4_096) as (reader, writer):
             writer.write(head + body)
             with contextlib.suppress(OSError):
-                while await reader.read(1):
+                for _ in itertools.count():
+                    if not await reader.read(1):
+                        break
                     await asyncio.sleep(1)
             target.seen["cut off"] += 1
 
     await _many(64, one)
+
+
+async def fast_streams(target: Target) -> None:
+    """Paid streams of small chunks, as fast as the model server can write them."""
+    await _asks_for(target, "endless", stream=True, count=16, max_tokens=5_000)
 
 
 async def endless_streams(target: Target) -> None:
@@ -277,6 +292,7 @@ ATTACKS: Mapping[str, Callable[[Target], Awaitable[None]]] = {
         header_bombs,
         idle_connections,
         slow_readers,
+        fast_streams,
         endless_streams,
         endless_lines,
         huge_answers,
@@ -292,10 +308,10 @@ async def main(name: str, port: int, key: str) -> None:
     attack = asyncio.ensure_future(ATTACKS[name](target))
     print("started", flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    print(json.dumps(target.seen))  # before the attack is ended, which is nobody's answer
     attack.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await attack
-    print(json.dumps(target.seen))
 
 
 if __name__ == "__main__":

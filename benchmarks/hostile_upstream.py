@@ -15,12 +15,13 @@ import uvloop
 from benchmarks.upstream import CONTENT, STREAM_HEAD, FixedAnswers, chunk, framed, serve
 
 MODELS: Final = ("endless", "long", "line", "huge", "silent", "stuck")
-"""`endless`: a stream without end. `long`: one of a megabyte and more, for slow readers. `line`: one
-event without end. `huge`: a plain answer without end. `silent`: no answer at all. `stuck`: a stream
-that stops after its first chunk."""
+"""`endless`: a stream without end. `long`: one of ten megabytes in large chunks, for slow readers.
+`line`: one event without end. `huge`: a plain answer without end. `silent`: no answer at all.
+`stuck`: a stream that stops after its first chunk."""
 PIECE: Final = framed(b"x" * 16_384)
-LONG: Final = framed(chunk(CONTENT * 200, None))
-LONG_CHUNKS: Final = 2_000
+WORD: Final = framed(chunk(CONTENT, None))
+LONG: Final = framed(chunk(CONTENT * 10_000, None))
+LONG_CHUNKS: Final = 200
 PLAIN_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 )
@@ -59,7 +60,7 @@ class Hostile(FixedAnswers):
         elif model == "line":
             self.transport.write(framed(b"data: "))
         left = {"endless": -1, "long": LONG_CHUNKS, "line": -1, "huge": -1}.get(model, 0)
-        piece = LONG if model in ("endless", "long") else PIECE
+        piece = {"endless": WORD, "long": LONG}.get(model, PIECE)
 
         def more() -> bool:
             nonlocal left

@@ -33,7 +33,6 @@ RUNS = Path(__file__).parent / "runs"
 CONSUMERS = 8
 PAUSE_S = 0.1
 SAMPLE_S = 0.1
-RECOVERY_S = 4
 TIMEOUTS = {
     "body_timeout_ms": 3_000,
     "first_byte_timeout_ms": 3_000,
@@ -41,7 +40,7 @@ TIMEOUTS = {
     "stall_timeout_ms": 3_000,
     "keepalive_ms": 1_000,
 }
-"""Shorter than the defaults, so that a measurement sees them pass; all other limits are defaults."""
+"""Shorter than the defaults, so that a measurement sees them pass; other limits are defaults."""
 MODEL = """\
 [[models]]
 name = "{name}"
@@ -117,9 +116,11 @@ async def _serve_consumers(url: str, key: str, seconds: float) -> Service:
     return service
 
 
-async def _attack(agent: Server, keys: tuple[str, str], name: str, seconds: float) -> dict:
+async def _attack(
+    agent: Server, keys: tuple[str, str], name: str, args: argparse.Namespace
+) -> dict:
     """One attack, beside consumers who pay."""
-    consumers_key, attackers_key = keys
+    (consumers_key, attackers_key), seconds = keys, args.seconds
     alone = await _serve_consumers(agent.url, consumers_key, seconds / 2)
     before, memory, used = rss_mb(agent.pid), Memory(), cpu_us(agent.pid)
     watch = asyncio.ensure_future(memory.watch(agent.pid))
@@ -136,7 +137,7 @@ async def _attack(agent: Server, keys: tuple[str, str], name: str, seconds: floa
     beside = await _serve_consumers(agent.url, consumers_key, seconds)
     busy = (cpu_us(agent.pid) - used) / 1e6 / (seconds + 1)
     seen, _ = await attack.communicate(b"")  # none given would leave its input open
-    await asyncio.sleep(RECOVERY_S)
+    await asyncio.sleep(args.recovery)
     watch.cancel()
     return {
         "attack": name,
@@ -155,23 +156,36 @@ async def _books(home: Path) -> list[str]:
     return [*violations(books), *(f"hold {hold.hold_id} is open" for hold in books.holds)]
 
 
+_HEADINGS = (
+    "| attack | consumers alone: rate, p50 / p99 | beside the attack | agent CPU, cores "
+    "| RSS MB before, most, after | attackers saw |"
+)
+
+
+def _how(seconds: float) -> str:
+    times = ", ".join(f"{name} {value}" for name, value in TIMEOUTS.items())
+    return (
+        f"{CONSUMERS} prepaid consumers, each with a pause of {PAUSE_S} s between an answer and "
+        f"the next request, plain and streamed by turns: {seconds / 2:g} s alone, then "
+        f"{seconds:g} s beside each attack (`benchmarks/attacks.py`). The agent is one process on "
+        "one core; attackers, consumers and model server share the others, so an attack that is "
+        "cheap to refuse slows the consumers' own side first. Limits are the defaults, with "
+        f"shorter times: {times}."
+    )
+
+
 def _summary(rows: list[dict], wrong: list[str], found: dict[str, str], seconds: float) -> str:
     def service(row: dict) -> str:
-        failed = ", ".join(f"{count} × {what}" for what, count in row["failed"].items())
+        failed = ", ".join(f"{count} x {what}" for what, count in row["failed"].items())
         lost = f"; **failed: {failed}**" if failed else ""
         return f"{row['per_s']}/s, {row['p50_ms']} / {row['p99_ms']} ms{lost}"
 
     lines = [
         "# An agent under attack",
         "",
-        f"{CONSUMERS} prepaid consumers, each with a pause of {PAUSE_S} s between an answer and the "
-        f"next request, plain and streamed by turns; {seconds / 2:g} s alone and then {seconds:g} s "
-        "beside each attack (`benchmarks/attacks.py`). The agent is one process on one core; "
-        "attackers, consumers and model server share the others. Limits are the defaults, with "
-        "shorter times: " + ", ".join(f"{k} {v}" for k, v in TIMEOUTS.items()) + ".",
+        _how(seconds),
         "",
-        "| attack | consumers alone: rate, p50 / p99 | beside the attack | agent CPU, cores "
-        "| RSS MB before, most, after | attackers saw |",
+        _HEADINGS,
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -181,7 +195,7 @@ def _summary(rows: list[dict], wrong: list[str], found: dict[str, str], seconds:
             f"| {row['attack'].replace('_', ' ')} | {service(row['alone'])} | "
             f"{service(row['beside'])} | {row['agent_cpu']} | "
             f"{rss['before']}, {rss['most']}, {rss['after']} | "
-            f"{', '.join(f'{count} × {what}' for what, count in seen) or 'nothing'} |"
+            f"{', '.join(f'{count} x {what}' for what, count in seen) or 'nothing'} |"
         )
     books = "they balance, and no hold is open" if not wrong else "**" + "; ".join(wrong) + "**"
     lines += ["", f"The books afterwards: {books}.", ""]
@@ -204,7 +218,7 @@ async def main(args: argparse.Namespace) -> None:
             payer = Consumer(agent.url, node)
             keys = (await payer.key(), await payer.key())
             for attack in args.only or ATTACKS:
-                rows.append(await _attack(agent, keys, attack, args.seconds))
+                rows.append(await _attack(agent, keys, attack, args))
                 print(json.dumps(rows[-1]), file=sys.stderr)
             agent.stop()
         wrong = await _books(Path(name) / "agent")
@@ -225,6 +239,7 @@ async def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--recovery", type=float, default=4.0, help="seconds after each attack")
     parser.add_argument("--only", nargs="+", choices=list(ATTACKS))
     parser.add_argument("--no-write", action="store_true", help="print only")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

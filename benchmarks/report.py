@@ -62,7 +62,7 @@ class _Table:
 
     def ratio(self, name: str, over: str) -> str:
         if not {name, over} <= set(self.names):
-            return "–"
+            return "-"
         value = self.cpu(name, self.ratio_at) / self.cpu(over, self.ratio_at)
         return f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
 
@@ -70,7 +70,7 @@ class _Table:
         """Milliseconds above direct, round by round."""
         direct = {row.round: what(row) for row in self._of("direct", connections)}
         mine = [what(r) - direct[r.round] for r in self._of(name, connections) if r.round in direct]
-        return f"{median(mine):,.2f}" if mine else "–"
+        return f"{median(mine):,.2f}" if mine else "-"
 
     def most(self, name: str, what: Value) -> str:
         values = [
@@ -83,9 +83,9 @@ class _Table:
         first, last = self.connections[0], self.connections[-1]
         head = [
             "",
-            *(f"CPU µs/{unit}, {count} conn." for count in self.connections),
-            "× nginx",
-            "× LiteLLM",
+            *(f"CPU us/{unit}, {count} conn." for count in self.connections),
+            "x nginx",
+            "x LiteLLM",
             f"p50 added ms, {first} conn.",
             "p99",
             f"p50 added ms, {last} conn.",
@@ -134,6 +134,27 @@ def _ratios(plain: _Table, streamed: _Table) -> list[str]:
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
+_WHAT = (
+    "`pass-through` is our agent without booking and signing (`benchmarks/passthrough.py`); "
+    "`prepaid` books hold and charge durably and signs a receipt; `402 with invoice` mints one at "
+    "the embedded node; `upfront, paid leg` is the request that brings the proof. LiteLLM does "
+    "more per request than the others (callbacks, cost maps, translation); the comparison is what "
+    "a consumer of an OpenAI-compatible route gets."
+)
+
+
+def _how(rounds: int, ratio_at: int, pace_ms: int) -> str:
+    return (
+        f"{rounds} interleaved rounds in random order; medians, and the range over rounds. CPU is "
+        "user and system time of the process in front of the upstream (for `direct` the upstream "
+        "itself), which runs on one core; upstream, load and the embedded Fiber network run on "
+        "the others. So requests per second are what one core serves, and never more than "
+        "`direct`, where the load generator ends. Body and answer are about 1 KB; streams are "
+        f"{CHUNKS} chunks, {pace_ms} ms apart, and their latency is that of the first byte. "
+        f"Ratios are of CPU at {ratio_at} connections."
+    )
+
+
 def summary(
     rows: Sequence[Row], *, absent: Sequence[str], machine: dict[str, str], pace_ms: int
 ) -> str:
@@ -143,20 +164,9 @@ def summary(
     lines = [
         "# Side by side in one run",
         "",
-        f"{rounds} interleaved rounds in random order; medians, and the range over rounds. CPU is "
-        "user and system time of the process in front of the upstream (for `direct` the upstream "
-        "itself), which runs alone on one core; upstream, load and the embedded Fiber network run "
-        "on the others. So requests per second are at most what one core serves, and never more "
-        "than `direct`, where the load generator ends. Body and answer are about 1 KB; streams "
-        f"are {CHUNKS} chunks, {pace_ms} ms apart, and their latency is that of the first byte. "
-        f"Ratios are of CPU at {plain.ratio_at} connections.",
+        _how(rounds, plain.ratio_at, pace_ms),
         "",
-        "`pass-through` is our agent without booking and signing "
-        "(`benchmarks/passthrough.py`); `prepaid` books hold and charge durably and signs a "
-        "receipt; `402 with invoice` mints one at the embedded node; `upfront, paid leg` is the "
-        "request that brings the proof. LiteLLM does more per request than the others (callbacks, "
-        "cost maps, translation); the comparison is what a consumer of an OpenAI-compatible route "
-        "gets.",
+        _WHAT,
         "",
         *(f"**{name} was not installed and was not measured.**\n" for name in absent),
         *(["## Plain answers", "", *plain.lines("request"), ""] if plain.names else []),

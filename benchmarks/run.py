@@ -31,6 +31,7 @@ from infern.adapters.fiber_rpc import FiberRpcClient
 
 RUNS = Path(__file__).parent / "runs"
 CONNECTIONS = (1, 8, 64)
+WARM_UP_CONNECTIONS = 8
 BUDGET_S = 540
 """No new round begins when it would end later; the whole run stays below ten minutes."""
 
@@ -88,13 +89,16 @@ class Bench:
         node = await stack.enter_async_context(FiberRpcClient(urls["consumer"]))
         rpc_url = urls["provider"]
         self.scenarios += _both("direct", upstream, {}, ours=False)
-        self._add_peer("nginx", await servers.nginx(upstream), {})
-        if self._args.peers:
+        if self._wants("nginx"):
+            self._add_peer("nginx", await servers.nginx(upstream), {})
+        if self._wants("LiteLLM"):
             litellm = await servers.litellm(upstream)
             self._add_peer("LiteLLM", litellm, dict(bearer(LITELLM_KEY)))
-        command = ("-m", "benchmarks.passthrough", "provider", "run", "--config")
-        bare = await servers.agent("pass-through", upstream, rpc_url, command=command)
-        self.scenarios += _both("pass-through", bare, dict(bearer("inf_sk_" + "0" * 43)), ours=True)
+        if self._wants("pass-through"):
+            command = ("-m", "benchmarks.passthrough", "provider", "run", "--config")
+            bare = await servers.agent("pass-through", upstream, rpc_url, command=command)
+            headers = dict(bearer("inf_sk_" + "0" * 43))
+            self.scenarios += _both("pass-through", bare, headers, ours=True)
         agent = await servers.agent("agent", upstream, rpc_url)
         self._payer = Consumer(agent.url, node)
         key = await self._payer.key()
@@ -102,18 +106,19 @@ class Bench:
         unpaid = ask(agent.url + CHAT, chat_body(), headers={}, status=402, contains=b'"fibd')
         for name, asks in (("402 with invoice", unpaid), ("upfront, paid leg", None)):
             self.scenarios.append(Scenario(name=name, server=agent, streamed=False, asks=asks))
-        for named in self._args.against:
-            name, _, source = named.partition("=")
-            other = await servers.agent(name, upstream, rpc_url, source=Path(source).resolve())
+        for name, source in self._args.against:
+            other = await servers.agent(name, upstream, rpc_url, source=source)
             key = await Consumer(other.url, node).key()
             self.scenarios += _both(f"prepaid ({name})", other, dict(bearer(key)), ours=True)
-        wanted = tuple(self._args.only.split(","))
         streamed = [kind == "streamed" for kind in self._args.kinds]
         self.scenarios = [
             scenario
             for scenario in self.scenarios
-            if scenario.name.startswith(wanted) and scenario.streamed in streamed
+            if self._wants(scenario.name) and scenario.streamed in streamed
         ]
+
+    def _wants(self, name: str) -> bool:
+        return name.startswith(tuple(self._args.only.split(",")))
 
     def _add_peer(self, name: str, server: Server | None, headers: dict[str, str]) -> None:
         if server is None:
@@ -145,7 +150,8 @@ class Bench:
         server = scenario.server
         asks = await self._asks(scenario, connections)
         if scenario.asks is not None:  # connections and caches warm
-            await burst(server.address, asks, connections=connections, seconds=0.1)
+            few = min(connections, WARM_UP_CONNECTIONS)
+            await burst(server.address, asks, connections=few, seconds=0.1)
         before = cpu_us(server.pid)
         got = await burst(server.address, asks, connections=connections, seconds=self._args.seconds)
         used = cpu_us(server.pid) - before
@@ -193,6 +199,11 @@ async def main(args: argparse.Namespace) -> None:
         _write(bench, text)
 
 
+def _tree(text: str) -> tuple[str, Path]:
+    name, _, source = text.partition("=")
+    return name, Path(source).absolute()
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,9 +215,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="scenarios by the begin of their names: a,b")
     parser.add_argument("--kinds", nargs="+", default=["plain", "streamed"])
     parser.add_argument(
-        "--against", action="append", default=[], metavar="NAME=SRC", help="another source tree"
+        "--against",
+        action="append",
+        default=[],
+        type=_tree,
+        metavar="NAME=SRC",
+        help="another source tree",
     )
-    parser.add_argument("--no-peers", dest="peers", action="store_false", help="without LiteLLM")
     parser.add_argument("--no-write", action="store_true", help="print only")
     return parser.parse_args()
 

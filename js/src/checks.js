@@ -52,6 +52,8 @@ function claimChecks(c, e) {
       'the offer has expired, lives too long or leaves no time to use the payment',
     ],
     ['payee', e.payTo === undefined || c.pay === e.payTo, "the offer pays somebody else than the seller's known Fiber node"],
+    // Nobody here asks for a remainder to be sent, so who did was somebody on the way.
+    ['refund', c.rto === undefined, 'the remainder would be sent to somebody else'],
   ]
 }
 

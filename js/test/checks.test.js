@@ -51,6 +51,7 @@ const LIES = {
   price: (p, e) => (e.price.requestFee = 1119n),
   expiry: (p) => (p.claims.exp = p.claims.iat + 601),
   payee: (p, e) => (e.payTo = `03${'00'.repeat(32)}`),
+  refund: (p) => (p.claims.rto = `03${'00'.repeat(32)}`),
   signed: (p) => (p.invoice.signature = null),
   signer: (p) => (attribute(p.invoice, 'payee_public_key').payee_public_key = `03${'00'.repeat(32)}`),
   'invoice network': (p) => (p.invoice.currency = 'Fibt'),

@@ -209,7 +209,8 @@ class Ledger(Protocol):
 
         Raises:
             ProtocolError: `request_in_progress` or `already_delivered`; nothing is booked.
-            PaymentError: `payment_not_received`; the lock was cancelled, nothing is booked.
+            PaymentError: `payment_not_received`; the lock was cancelled or comes too late (after
+                `Lock.claim_until_ms`), nothing is booked.
         """
         ...
 
@@ -339,6 +340,10 @@ class Ledger(Protocol):
 
     async def payout(self, tab_id: TabId, request_key: bytes) -> Payout | None:
         """One payout of a tab; None when there is none."""
+        ...
+
+    async def refund(self, payment_hash: PaymentHash) -> Payout | None:
+        """The payout that sends back what a paid request did not cost; None when there is none."""
         ...
 
     async def payouts(

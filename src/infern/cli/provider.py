@@ -11,6 +11,7 @@ import httpx2
 from infern.adapters.home import provider_home
 from infern.cli import solvency
 from infern.cli.output import emit_json, say
+from infern.cli.payouts import payouts
 from infern.cli.settings import Settings
 from infern.core.errors import ConfigError, TransportError
 from infern.core.units import format_amount
@@ -35,6 +36,9 @@ KINDS: Final[dict[str, dict[str, type]]] = {
 @click.group()
 def provider() -> None:
     """Sell access to a model you run."""
+
+
+provider.add_command(payouts)
 
 
 def default_config() -> Path:

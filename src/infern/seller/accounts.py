@@ -15,13 +15,14 @@ from infern.core.f402.credential import key_digest, make_key
 from infern.core.f402.offer import terms_to_json
 from infern.core.f402.receipt import Receipt, sign_receipt
 from infern.core.ids import (
+    PaymentHash,
     RequestId,
     TabId,
     base32_id,
     parse_payment_hash,
     parse_preimage,
 )
-from infern.core.ledger.payout import PayoutPurpose
+from infern.core.ledger.payout import Payout, PayoutPurpose
 from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup, TopupState
 from infern.core.ledger.tab import Tab
 from infern.core.units import CKB, parse_amount
@@ -237,7 +238,10 @@ class Accounts(Endpoints):
         stored = await self._parts.ledger.receipt(RequestId(request.path_params["request_id"]))
         if stored is None:
             raise ProtocolError("there is no receipt of this request", code="not_found")
-        return JSONResponse(self._receipt_json(stored), headers=NO_STORE)
+        payment_ref = Receipt.unpack(stored.packed).payment_ref
+        refund = await self._parts.ledger.refund(PaymentHash(payment_ref))
+        shown = {**self._receipt_json(stored), "refund": refund_json(refund)}
+        return JSONResponse(shown, headers=NO_STORE)
 
     def _receipt_json(self, stored: StoredReceipt) -> dict[str, JsonValue]:
         receipt = Receipt.unpack(stored.packed)
@@ -265,6 +269,19 @@ class Accounts(Endpoints):
             paid_request(challenge, self._parts.entropy), key, now_ms=self._parts.clock.now_ms()
         )
         return JSONResponse({"credited": str(credited), "key_id": key.key_id}, headers=NO_STORE)
+
+
+def refund_json(refund: Payout | None) -> dict[str, JsonValue] | None:
+    """What became of a remainder that is sent back; not where to, which is the payer's to know."""
+    if refund is None:
+        return None
+    return {
+        "state": refund.state.value,
+        "failure": refund.failure or None,
+        "amount": str(refund.amount),
+        "fee": str(refund.fee),
+        "payment_hash": None if refund.payment_hash is None else refund.payment_hash.hex(),
+    }
 
 
 def tab_json(tab: Tab, *, owed: int) -> dict[str, JsonValue]:

@@ -19,7 +19,7 @@ class SellerLimits:
     Args:
         anonymous_body_bytes: Largest body without a key or proof.
         paid_body_bytes: Largest body with one.
-        buffered_bytes: Request bodies in memory at once, over all requests.
+        buffered_bytes: Request bodies and whole answers in memory at once, over all requests.
         body_timeout_ms: How long a body may take to arrive.
         first_byte_timeout_ms: How long the model server may take to begin.
         idle_timeout_ms: Longest silence between two pieces of an answer.
@@ -91,7 +91,7 @@ class SellerLimits:
     min_withdraw: int = 10_000
     withdrawals_per_minute: int = 10
     withdraw_wait_ms: int = 8_000
-    open_payouts: int = 1_000
+    open_payouts: int = 10_000
     payouts_in_flight: int = 60
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ class AddressSlots:
 
 
 class ByteBudget:
-    """Bytes of request bodies in memory at once, over all requests of a process."""
+    """Bytes of bodies and whole answers in memory at once, over all requests of a process."""
 
     def __init__(self, ceiling: int) -> None:
         self._left = ceiling
@@ -166,7 +166,7 @@ class ByteShare:
         """
         if not self._budget.take(count):
             raise DeliveryError(
-                "This seller is holding as many request bodies as it can; try again in a moment.",
+                "This seller is holding as much in memory as it can; try again in a moment.",
                 code="overloaded",
                 retry_after_s=2,
             )

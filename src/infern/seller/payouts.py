@@ -137,6 +137,8 @@ class PayoutDesk:
                     await self.sweep(group)
                 except InfernError as error:
                     _log.warning("the open payouts cannot be read: %s", error.message)
+                except Exception:  # noqa: BLE001 - a bug here must not end the seller
+                    _log.exception("the payouts cannot be looked after")
                 await happens_within(self._woken, self._pace.sweep_ms, self._clock)
 
     async def sweep(self, group: TaskGroup) -> None:
@@ -366,7 +368,7 @@ class PayoutDesk:
         if fate is Fate.MISSING:
             _log.error(
                 "the Fiber node does not know payout %s any more, which was sent: was the node "
-                "replaced? %s stay held until that is settled by hand",
+                "replaced? %s stay held; find out and say so: infern provider payouts",
                 payout.payout_id,
                 payout.reserved,
             )
@@ -391,6 +393,8 @@ class PayoutDesk:
                 await self.search()
             except LedgerError as error:
                 _log.warning("a payout that was searched for is not booked: %s", error.message)
+            except Exception:  # noqa: BLE001 - a bug here must not end the seller
+                _log.exception("lost payouts cannot be searched for")
             if not self._lost:
                 self._has_lost = anyio.Event()
                 continue

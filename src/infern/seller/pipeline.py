@@ -96,7 +96,8 @@ class Pipeline:
         try:
             head = read_head(scope, request_id=request_id)
             responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
-            await self._answer(Exchange(endpoint, head, receive, responder))
+            with self._buffered.share() as share:
+                await self._answer(Exchange(endpoint, head, receive, responder, share))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
         except InfernError as error:
@@ -116,17 +117,17 @@ class Pipeline:
         key = await self._authenticate(credential, head)
         trusted = key is not None and await self._parts.keys.is_funded(key)
         serving = self._unpaid if credential.is_anonymous else self._paid
-        with ExitStack() as places, self._buffered.share() as share:
+        with ExitStack() as places:
             # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor
             # a place among those who pay while the body is on its way.
             if trusted:
                 places.enter_context(serving.one())
-            body = await self._read(exchange, share, trusted=trusted)
+            body = await self._read(exchange, trusted=trusted)
             if not trusted:
                 places.enter_context(serving.one())
             await self._serve(exchange, credential, key, body)
 
-    async def _read(self, exchange: "Exchange", share: ByteShare, *, trusted: bool) -> bytes:
+    async def _read(self, exchange: "Exchange", *, trusted: bool) -> bytes:
         limits, head = self._parts.config.limits, exchange.head
         with ExitStack() as places:
             if not trusted:
@@ -137,7 +138,7 @@ class Pipeline:
                 exchange.receive,
                 limit_bytes=limits.paid_body_bytes if trusted else limits.anonymous_body_bytes,
                 timeout_ms=limits.body_timeout_ms,
-                share=share,
+                share=exchange.share,
             )
 
     async def _serve(
@@ -274,6 +275,7 @@ class Pipeline:
                 sale=sale,
                 limits=parts.config.limits,
                 responder=exchange.responder,
+                share=exchange.share,
             ).serve(exchange.receive)
         if payer.refund_to is not None:
             parts.payouts.wake()
@@ -294,12 +296,13 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request under way: where it came in and where its answer goes."""
+    """One request under way: where it came in, where its answer goes, and the memory it takes."""
 
     endpoint: Endpoint
     head: HttpRequest
     receive: Receive
     responder: Responder
+    share: ByteShare
 
 
 async def _refuse(responder: Responder, error: InfernError) -> None:

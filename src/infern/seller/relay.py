@@ -24,6 +24,7 @@ from infern.seller.backend import Backend
 from infern.seller.billing import bill, odd_members
 from infern.seller.config import SellerLimits
 from infern.seller.http import ClientGone, Receive, Responder
+from infern.seller.limits import ByteShare
 from infern.seller.pricing import Order
 from infern.seller.settlement import Sale, Settled, Settlement
 from infern.seller.streaming import StreamDelivery
@@ -43,6 +44,7 @@ class Relay:
         sale: Sale,
         limits: SellerLimits,
         responder: Responder,
+        share: ByteShare,
     ) -> None:
         self._backend = backend
         self._order = order
@@ -50,6 +52,7 @@ class Relay:
         self._sale = sale
         self._limits = limits
         self._responder = responder
+        self._share = share
         self._delivery: StreamDelivery | None = None
         self._total = anyio.CancelScope()
 
@@ -132,6 +135,7 @@ class Relay:
                 raise _timeout("the model server fell silent") from None
             if not data:
                 return b"".join(parts)
+            self._share.take(len(data))
             parts.append(data)
             size += len(data)
         raise UpstreamUnavailable("the model server's answer is over the size limit")

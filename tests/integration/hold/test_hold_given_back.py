@@ -5,13 +5,15 @@ from typing import Any
 import anyio
 import pytest
 
+from infern.adapters.system import SystemEntropy
 from infern.core.errors import LedgerError, UpstreamUnavailable
 from infern.core.fiber import rpc
 from infern.core.fiber.errors import payment_failure
 from infern.core.fiber.types import InvoiceStatus, PaymentStatus
-from infern.core.ids import RequestId
-from infern.core.ledger.hold import HoldState
+from infern.core.ids import HoldId, RequestId, TabId
+from infern.core.ledger.hold import Hold, HoldState
 from infern.core.ledger.lock import LockState
+from infern.seller.settlement import paid_request
 from infern.testing.asgi import HttpClient
 from infern.testing.scripted_model import Script, Step, answer, chunk, stream, streaming
 
@@ -186,6 +188,32 @@ async def test_a_charge_that_cannot_be_booked_gives_the_payment_back(make_world:
     await world.is_given_back(offer)
 
 
+class Mute:
+    """The ledger, which books a capture and never says so."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
+
+    async def capture(self, *args: Any, **kwargs: Any) -> Any:
+        await self._ledger.capture(*args, **kwargs)
+        await anyio.sleep_forever()
+
+
+async def test_a_charge_nobody_heard_of_is_undone_when_its_answer_was_not_sent(
+    make_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infern.seller.settlement.END_TIMEOUT_S", 0.2)
+    world = await make_world(wrap_ledger=Mute)
+    offer, proof = await world.pay(body := world.body())
+    got = await world.request(body, proof=proof)
+    assert (got.error["code"], got.error["money"]) == ("ledger_unavailable", "unknown")
+    await world.is_given_back(offer)
+    assert (await world.sums()).spent == 0
+
+
 @pytest.mark.parametrize("failing", ["capture", "move_lock"])
 async def test_a_delivered_stream_is_taken_when_the_ledger_is_back(
     make_world: Any, failing: str
@@ -219,6 +247,30 @@ async def test_a_payment_nobody_claims_is_given_back_after_half_a_minute(world: 
     await world.pass_ms(10_000)
     await world.lock_is(offer, LockState.OFFERED)
     await world.pass_ms(31_000)
+    await world.is_given_back(offer)
+    await over(world, body, proof)
+
+
+async def test_a_lock_of_a_process_that_is_gone_is_given_back_when_its_lease_ends(
+    world: Any,
+) -> None:
+    offer, proof = await world.pay(body := world.body())
+    await world.arrived(offer)
+    now_ms = world.clock.now_ms()
+    hold = Hold(
+        hold_id=HoldId("hold_of_another"),
+        tab_id=TabId(""),
+        amount=offer.challenge.amount,
+        digest=offer.challenge.digest,
+        payment_hash=offer.challenge.payment_hash,
+        owner="another process",
+        lease_until_ms=now_ms + 1_000,
+        opened_ms=now_ms,
+    )
+    await world.ledger.claim(paid_request(offer.challenge, SystemEntropy()), hold)
+    await world.pass_ms(1_500)
+    await world.lock_is(offer, LockState.HELD)
+    await world.parts.leases.look()
     await world.is_given_back(offer)
     await over(world, body, proof)
 

@@ -186,3 +186,10 @@ async def test_another_method_is_not_offered_here(world: Any) -> None:
     text = altered(await paid(world, world.body()), method="tempo")
     got = await world.chat(world.body(), payment_authorization=text)
     assert (got.status, got.json()["error"]["code"]) == (400, "unsupported_scheme")
+
+
+async def test_a_hold_offer_has_no_challenge(world: Any) -> None:
+    """Its payer waits for the answer; an MPP client would wait for its payment first."""
+    got = await world.chat(world.body(), f402_mode="hold", **ACCEPT)
+    assert got.status == 402
+    assert "www-authenticate" not in got.headers

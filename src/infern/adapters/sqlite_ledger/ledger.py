@@ -185,6 +185,10 @@ class SqliteLedger:
         """One payout of a tab; None when there is none."""
         return await self._engine.run(lambda db: payouts.find(db, tab_id, request_key))
 
+    async def refund(self, payment_hash: PaymentHash) -> Payout | None:
+        """The payout that sends back what a paid request did not cost; None when there is none."""
+        return await self._engine.run(lambda db: payouts.of_payment(db, payment_hash))
+
     async def payouts(
         self, tab_id: TabId, *, purpose: PayoutPurpose | None = None, limit: int
     ) -> list[Payout]:

@@ -59,6 +59,13 @@ def find(db: sqlite3.Connection, tab_id: TabId, request_key: bytes) -> Payout | 
     return found[0] if found else None
 
 
+def of_payment(db: sqlite3.Connection, payment_hash: PaymentHash) -> Payout | None:
+    """The remainder of a paid request on its way back, or None."""
+    claimed = db.execute("SELECT tab_id FROM claims WHERE payment_hash = ?", (payment_hash,))
+    row = claimed.fetchone()
+    return None if row is None else find(db, TabId(row[0]), payment_hash)
+
+
 def of_tab(
     db: sqlite3.Connection, tab_id: TabId, purpose: PayoutPurpose | None, limit: int
 ) -> list[Payout]:

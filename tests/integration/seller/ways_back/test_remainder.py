@@ -45,6 +45,13 @@ async def test_to_the_node_the_first_request_named(live: Any) -> None:
         "GET", f"/v1/f402/receipts/{got.headers['x-request-id']}")).json()  # fmt: skip
     (payment,) = await live.payments_of(str(stored["remainder_to"]))
     assert payment.fee == fee
+    assert stored["refund"] == {
+        "state": "settled",
+        "failure": None,
+        "amount": str(sent),
+        "fee": str(fee),
+        "payment_hash": payment.payment_hash.hex(),
+    }
     # What routing did not take of its cap is still the payer's.
     key = await live.key(CKB)
     redeemed = await live.world.redeem(offer.token, key)
@@ -96,6 +103,9 @@ async def test_a_way_back_that_is_not_there_leaves_it_to_be_redeemed(live: Any) 
     got = await live.world.chat(body, proof=proof_header(offer, preimage=None))
     summary: Any = got.json()["f402"]
     await live.until_settled()
+    path = f"/v1/f402/receipts/{got.headers['x-request-id']}"
+    refund: Any = (await live.world.request("GET", path)).json()["refund"]
+    assert (refund["state"], refund["failure"]) == ("returned", "no_route")
     key = await live.key(CKB)
     redeemed = await live.world.redeem(offer.token, key)
     assert redeemed.json()["credited"] == summary["remainder"]
@@ -197,6 +207,8 @@ async def test_a_keyed_request_has_no_remainder_to_send(live: Any) -> None:
     got = await live.world.chat(body, key=key, f402_refund_to=live.keys["consumer"].hex())
     assert got.status == 200
     assert await live.payments() == []
+    path = f"/v1/f402/receipts/{got.headers['x-request-id']}"
+    assert (await live.world.request("GET", path)).json()["refund"] is None
 
 
 async def _preimage_of(live: Any, offer: Offer) -> bytes:

@@ -338,6 +338,7 @@ def expectation_of(case: dict[str, str]) -> Expectation:
         )
         if price
         else None,
+        refund_to=parse_pubkey(case["refund_to"]) if case["refund_to"] else None,
     )
 
 
