@@ -25,13 +25,13 @@ from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
 from infern.client import openai as clients
 from infern.client.budget import Budget
-from infern.client.wallet import PayMode, Patience, Pinned, Wallet
+from infern.client.wallet import Patience, PayMode, Pinned, Wallet
 from infern.core.errors import ConfigError, RemoteProtocolError
 from infern.core.fiber.rpc import GetNodeInfo
 from infern.core.ids import Pubkey, parse_pubkey
 from infern.core.units import Network
 
-__all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet"]
+__all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet", "pay_mode"]
 
 RPC_URL_VARIABLE: Final = "INFERN_FIBER_RPC_URL"
 RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable's name
@@ -53,9 +53,10 @@ def open_wallet(
     patience: Patience | None = None,
     pinned: Mapping[str, Pinned] | None = None,
     refund_to: str | None = None,
-    mode: PayMode | str | None = None,
 ) -> Wallet:
     """Open a wallet: a Fiber node, the journal and a budget.
+
+    It pays upfront unless `INFERN_MODE` says otherwise; see `Infern`.
 
     Args:
         fiber_rpc_url: The node's JSON-RPC; default `INFERN_FIBER_RPC_URL`, else no node.
@@ -69,9 +70,6 @@ def open_wallet(
             or `node` for the one above, which is asked for its key. Default `INFERN_REFUND_TO`,
             else nowhere, as with an empty text: it stays with the seller, to be redeemed. Sellers
             learn which node it is.
-        mode: How requests are paid for: `upfront`, `hold` (the seller takes the payment when it
-            delivered, and gives it back otherwise) or `hold_or_upfront`. Default `INFERN_MODE`,
-            else upfront.
 
     Raises:
         ConfigError: Something of it cannot be used.
@@ -94,7 +92,7 @@ def open_wallet(
         sync_node=sync_node,
         patience=patience or Patience(),
         pinned=pinned or {},
-        mode=_mode(mode or os.environ.get(MODE_VARIABLE) or PayMode.UPFRONT),
+        mode=pay_mode(os.environ.get(MODE_VARIABLE) or PayMode.UPFRONT),
     )
 
 
@@ -131,7 +129,12 @@ def _network(name: Network | str) -> Network:
         raise ConfigError(f"{name!r} is not a network; it is one of {known}") from None
 
 
-def _mode(name: PayMode | str) -> PayMode:
+def pay_mode(name: PayMode | str) -> PayMode:
+    """How to pay, by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
     try:
         return PayMode(name)
     except ValueError:
@@ -141,9 +144,10 @@ def _mode(name: PayMode | str) -> PayMode:
 
 def _adjusted(wallet: Wallet | None, budget: Budget | None, mode: PayMode | str | None) -> Wallet:
     if wallet is None:
-        return open_wallet(budget=budget, mode=mode)
-    wallet = wallet if budget is None else replace(wallet, budget=budget)
-    return wallet if mode is None else replace(wallet, mode=_mode(mode))
+        wallet = open_wallet(budget=budget)
+    elif budget is not None:
+        wallet = replace(wallet, budget=budget)
+    return wallet if mode is None else replace(wallet, mode=pay_mode(mode))
 
 
 def _base_url(base_url: str | httpx2.URL | None) -> str | httpx2.URL:
@@ -161,7 +165,9 @@ class Infern(clients.Infern):
         api_key: A prepaid key of that seller; default `INFERN_API_KEY`, else pay per request.
         wallet: What to pay with; default `open_wallet()`.
         budget: Replaces the wallet's.
-        mode: Replaces the wallet's; see `open_wallet`.
+        mode: Replaces the wallet's way to pay for requests: `upfront`; `hold`, where the seller
+            takes the payment when it has delivered and gives it back otherwise; or
+            `hold_or_upfront`.
         options: As `infern.client.openai.Infern`.
     """
 

@@ -271,6 +271,13 @@ class F402Api(_Shared):
         return _reply(response, bytes(read))
 
 
+async def still_held(wallet: Wallet) -> list[Attempt]:
+    """Payments in hold mode that were neither taken nor given back; the node is asked first."""
+    if wallet.node is not None:
+        await AsyncDriver(look_after(wallet), wallet, Fetch).begin()
+    return wallet.journal.locking(limit=MAX_LOCKING)
+
+
 class AsyncF402Api(_Shared):
     """Prepaid keys, balances, receipts, redeeming and withdrawing, for event loops."""
 
@@ -329,9 +336,7 @@ class AsyncF402Api(_Shared):
 
     async def held(self) -> list[Attempt]:
         """Payments in hold mode, of all sellers, that were neither taken nor given back."""
-        if self._wallet.node is not None:
-            await self._run(look_after(self._wallet), Held())
-        return self._wallet.journal.locking(limit=MAX_LOCKING)
+        return await still_held(self._wallet)
 
     async def _run(self, flow: Steps[R], held: Held) -> R:
         driver = AsyncDriver(flow, self._wallet, Fetch)

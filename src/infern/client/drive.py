@@ -18,12 +18,12 @@ from infern.client.effects import (
     Fetch,
     Intend,
     JournalEffect,
+    Locking,
     OwnNode,
     Record,
     Reply,
     Sleep,
     Steps,
-    Locking,
     WireBroken,
 )
 from infern.client.journal import Attempt

@@ -7,10 +7,11 @@ them, one look-up each.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from infern.client.effects import Conclude, Steps, look, locking
+from infern.client.effects import Conclude, Steps, locking, look
 from infern.client.journal import Attempt
 from infern.client.paying import Held, moved, step
 from infern.client.wallet import Wallet
@@ -19,7 +20,7 @@ from infern.core.f402.client import ClientEvent, ClientState
 from infern.core.fiber.errors import PaymentNotFound
 from infern.core.fiber.pay import POLL_PLAN_MS, MakeCall, WaitChange
 from infern.core.fiber.rpc_payments import GetPayment
-from infern.core.fiber.types import PaymentRecord, PaymentStatus
+from infern.core.fiber.types import Channel, PaymentRecord, PaymentStatus
 from infern.core.units import format_amount
 
 logger = logging.getLogger(__name__)
@@ -96,21 +97,39 @@ def look_after(wallet: Wallet) -> Steps[None]:
             _warn_when_late(attempt, now_ms, wallet)
 
 
-def lock_details(attempt: Attempt) -> dict[str, str]:
-    """What the payer should know of a payment that may be locked, for `InfernError.details`."""
+def locked_until_ms(attempt: Attempt, channels: Sequence[Channel]) -> int:
+    """When Fiber ends a payment in hold mode at the latest, Unix milliseconds.
+
+    Args:
+        attempt: Of the payment.
+        channels: Of the payer's node, whose TLC knows better than the rule of 14 days; none when
+            the node was not asked.
+    """
+    expiries = [
+        tlc.expiry_ms
+        for channel in channels
+        for tlc in channel.pending_tlcs
+        if tlc.payment_hash == attempt.payment_hash
+    ]
+    return max(expiries, default=attempt.locked_until_ms)
+
+
+def lock_details(attempt: Attempt, channels: Sequence[Channel] = ()) -> dict[str, str]:
+    """What the payer should know of a payment that may be locked, for programs."""
     return {
         "payment_hash": attempt.payment_hash.hex(),
         "amount": str(attempt.amount),
         "since": _time(attempt.created_ms),
-        "until": _time(attempt.locked_until_ms),
+        "until": _time(locked_until_ms(attempt, channels)),
     }
 
 
-def lock_text(attempt: Attempt) -> str:
+def lock_text(attempt: Attempt, channels: Sequence[Channel] = ()) -> str:
     """The same in one line for people."""
     return (
         f"{format_amount(attempt.amount)} to {attempt.origin}, locked since"
-        f" {_time(attempt.created_ms)} and until {_time(attempt.locked_until_ms)} at the latest"
+        f" {_time(attempt.created_ms)} and until {_time(locked_until_ms(attempt, channels))} at the"
+        " latest"
     )
 
 
