@@ -278,15 +278,13 @@ class SqliteJournal:
                 self._insert(db, attempt)
             self._mine.add(attempt.payment_hash)
 
-    def unsettled(self, *, limit: int) -> list[Attempt]:
-        """Payments in hold mode that may lock money and no live exchange is using."""
-        with self._transaction() as db:
-            rows = db.execute(
-                f"SELECT owner, {_COLUMNS} FROM attempts WHERE mode = 'hold'"
-                f" AND state IN ({_UNHEARD_OF}) ORDER BY created_ms, payment_hash LIMIT ?",
-                (min(limit, MAX_ROWS),),
-            ).fetchall()
-            return [_attempt(row) for owner, *row in rows if self._is_free(owner, row[0])]
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """Payments in hold mode that were neither taken nor given back, oldest first."""
+        return self._read(
+            f"SELECT {_COLUMNS} FROM attempts WHERE mode = 'hold' AND state IN ({_UNHEARD_OF})"
+            " ORDER BY created_ms, payment_hash LIMIT ?",
+            (min(limit, MAX_ROWS),),
+        )
 
     def conclude(self, before: Attempt, after: Attempt) -> bool:
         """Replace a row that is still in `before.state` and that no live exchange is using."""

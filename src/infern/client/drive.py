@@ -18,12 +18,12 @@ from infern.client.effects import (
     Fetch,
     Intend,
     JournalEffect,
+    Locking,
     OwnNode,
     Record,
     Reply,
     Sleep,
     Steps,
-    Unsettled,
     WireBroken,
 )
 from infern.client.journal import Attempt
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 W = TypeVar("W", bound=Ask | Fetch)
 NODE_TIMEOUT_MS: Final = 10_000
-MAX_UNSETTLED: Final = 100
+MAX_LOCKING: Final = 100
 """Payments in hold mode that are looked after at once; more than a budget admits."""
 _NO_NODE: Final = "no Fiber node is configured to pay with; nothing was paid"
 
@@ -65,8 +65,8 @@ def _write(effect: JournalEffect, wallet: Wallet) -> Written:
         case Record():
             wallet.journal.record(effect.before, effect.after)
             return None
-        case Unsettled():
-            return tuple(wallet.journal.unsettled(limit=MAX_UNSETTLED))
+        case Locking():
+            return tuple(wallet.journal.locking(limit=MAX_LOCKING))
         case Conclude():
             wallet.journal.conclude(effect.before, effect.after)
             return None
@@ -134,7 +134,7 @@ class SyncDriver(Generic[W, R]):
 
     def _perform(self, effect: Effect) -> object:
         match effect:
-            case Adopt() | Intend() | Record() | Unsettled() | Conclude():
+            case Adopt() | Intend() | Record() | Locking() | Conclude():
                 return _write(effect, self._wallet)
             case MakeCall(call=call, timeout_ms=timeout_ms):
                 return self._node().call(call, timeout_ms=timeout_ms)
@@ -197,7 +197,7 @@ class AsyncDriver(Generic[W, R]):
 
     async def _perform(self, effect: Effect) -> object:
         match effect:
-            case Adopt() | Intend() | Record() | Unsettled() | Conclude():
+            case Adopt() | Intend() | Record() | Locking() | Conclude():
                 return await _Writing(effect, self._wallet).run()
             case MakeCall(call=call, timeout_ms=timeout_ms):
                 return await self._node().call(call, timeout_ms=timeout_ms)

@@ -110,7 +110,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unsettled:
+class Locking:
     """Look for payments in hold mode that nobody has heard the end of; a tuple of `Attempt`."""
 
 
@@ -134,7 +134,7 @@ class OwnNode:
     """Ask the wallet's node who it is; the answer is its `Pubkey`. Throws `InfernError`."""
 
 
-JournalEffect = Adopt | Intend | Record | Unsettled | Conclude
+JournalEffect = Adopt | Intend | Record | Locking | Conclude
 Effect = Ask | Fetch | JournalEffect | MakeCall | WaitChange | Sleep | OwnNode
 """`MakeCall` is answered with the payment's record or throws `InfernError`."""
 
@@ -165,11 +165,11 @@ def adopt(effect: Adopt) -> Steps[Attempt | None]:
     return attempt
 
 
-def unsettled() -> Steps[tuple[Attempt, ...]]:
-    """Perform an `Unsettled`."""
-    rows = yield Unsettled()
+def locking() -> Steps[tuple[Attempt, ...]]:
+    """Perform an `Locking`."""
+    rows = yield Locking()
     if not isinstance(rows, tuple):
-        raise InvariantViolation("a driver answers Unsettled with rows")
+        raise InvariantViolation("a driver answers Locking with rows")
     return rows
 
 

