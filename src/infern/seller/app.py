@@ -22,6 +22,7 @@ from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
 from infern.seller.http import Receive, Scope, Send
+from infern.seller.jobs import Jobs
 from infern.seller.keys import KeyRing
 from infern.seller.minting import Minter
 from infern.seller.parts import SellerParts
@@ -82,11 +83,16 @@ async def open_books(parts: SellerParts) -> int:
 
 
 class SellerApp:
-    """The ASGI callable. Starlette's lifespan runs the top-up watch."""
+    """The ASGI callable. Starlette's lifespan runs the background tasks.
+
+    Attributes:
+        jobs: Answers under way; whoever runs no lifespan begins them by hand.
+    """
 
     def __init__(self, parts: SellerParts) -> None:
         self._parts = parts
-        self._pipeline = Pipeline(parts)
+        self.jobs = Jobs(parts.config.limits)
+        self._pipeline = Pipeline(parts, self.jobs)
         self._looking = anyio.Lock()
         self._looks = 0
         self._is_ready = False
@@ -114,6 +120,7 @@ class SellerApp:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await open_books(self._parts)
         async with anyio.create_task_group() as group:
+            self.jobs.begin(group)
             group.start_soon(self._parts.topups.run)
             group.start_soon(self._parts.endings.run)
             yield

@@ -8,7 +8,7 @@ the memory; nothing is held for a request that cannot be served.
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from infern.core.errors import (
@@ -19,7 +19,12 @@ from infern.core.errors import (
     RemoteProtocolError,
 )
 from infern.core.f402.challenge import open_token
-from infern.core.f402.credential import Credential, Proof, parse_credential
+from infern.core.f402.credential import (
+    Credential,
+    Proof,
+    parse_attempt,
+    parse_credential,
+)
 from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import (
     PAYMENT_RESPONSE_HEADER,
@@ -35,6 +40,7 @@ from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
 from infern.core.wire.endpoints import Endpoint
 from infern.seller.http import (
+    Caller,
     ClientGone,
     HttpRequest,
     Receive,
@@ -44,6 +50,7 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
+from infern.seller.jobs import Jobs
 from infern.seller.limits import (
     BODIES_PER_ADDRESS,
     AddressSlots,
@@ -54,7 +61,9 @@ from infern.seller.limits import (
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import Order, price_request
+from infern.seller.recordings import Recording
 from infern.seller.relay import Relay
+from infern.seller.replays import Need, retry_count
 from infern.seller.settlement import Payer, Sale, Settlement
 
 MAX_AMOUNT_HEADER: Final = "f402-max-amount"
@@ -64,8 +73,9 @@ _log = logging.getLogger(__name__)
 class Pipeline:
     """Serves priced requests. One per process."""
 
-    def __init__(self, parts: SellerParts) -> None:
+    def __init__(self, parts: SellerParts, jobs: Jobs) -> None:
         self._parts = parts
+        self._jobs = jobs
         limits = parts.config.limits
         self._paid = Slots(limits.open_requests, "open requests")
         self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
@@ -83,9 +93,14 @@ class Pipeline:
             request_id=request_id,
             stall_timeout_ms=self._parts.config.limits.stall_timeout_ms,
         )
+        caller = Caller(receive, responder)
         try:
-            head = read_head(scope, request_id=request_id)
-            await self._answer(Exchange(endpoint, head, receive, responder))
+            with self._jobs.look_after(caller):
+                head = read_head(scope, request_id=request_id)
+                await self._answer(Exchange(endpoint, head, caller))
+            if caller.is_late and not responder.started:
+                late = ProtocolError("the body did not arrive in time", code="request_timeout")
+                await _refuse(responder, late)
         except ClientGone:
             _log.debug("%s: the client left", request_id)
         except InfernError as error:
@@ -105,7 +120,8 @@ class Pipeline:
         key = await self._authenticate(credential, head)
         trusted = key is not None and await self._parts.keys.is_funded(key)
         serving = self._unpaid if credential.is_anonymous else self._paid
-        with ExitStack() as places, self._buffered.share() as share:
+        with exchange.places as places:
+            share = places.enter_context(self._buffered.share())
             # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor
             # a place among those who pay while the body is on its way.
             if trusted:
@@ -121,13 +137,16 @@ class Pipeline:
             if not trusted:
                 places.enter_context(self._strangers.one())
                 places.enter_context(self._strangers_by_address.one(head.address))
-            return await read_body(
+            caller = exchange.caller
+            caller.due_ms = self._jobs.timer.now_ms + limits.body_timeout_ms
+            body = await read_body(
                 head,
-                exchange.receive,
+                caller.receive,
                 limit_bytes=limits.paid_body_bytes if trusted else limits.anonymous_body_bytes,
-                timeout_ms=limits.body_timeout_ms,
                 share=share,
             )
+            caller.due_ms = None
+            return body
 
     async def _serve(
         self, exchange: "Exchange", credential: Credential, key: KeyRecord | None, body: bytes
@@ -142,7 +161,7 @@ class Pipeline:
         if key is None:
             await self._offer(exchange, order, digest)
             return
-        await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
+        await self._by_key(exchange, key, order, digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
@@ -172,7 +191,23 @@ class Pipeline:
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
-        await exchange.responder.error(error, offer_headers(offer))
+        await exchange.caller.responder.error(error, offer_headers(offer))
+
+    async def _by_key(
+        self, exchange: "Exchange", key: KeyRecord, order: Order, digest: RequestDigest
+    ) -> None:
+        headers = exchange.head.headers
+        need = Need(
+            digest=digest,
+            payment_hash=None,
+            tab_id=key.tab_id,
+            attempt=parse_attempt(headers),
+            retry=retry_count(headers),
+            is_stream=order.request.stream,
+        )
+        failure = await self._sell(exchange, order, Payer(key=key, challenge=None), need)
+        if failure is not None:
+            raise failure
 
     async def _by_proof(
         self,
@@ -184,31 +219,69 @@ class Pipeline:
     ) -> None:
         parts = self._parts
         try:
-            challenge = await parts.proofs.verify(proof, digest)
+            challenge = await parts.proofs.verify(
+                proof, digest, is_known_paid=self._jobs.replays.knows
+            )
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
+            need = Need(
+                digest=digest,
+                payment_hash=challenge.payment_hash,
+                tab_id=None,
+                attempt=None,
+                retry=None,
+                is_stream=order.request.stream,
+            )
             payer = Payer(key=key, challenge=challenge)
-            await self._sell(exchange, quoted, payer, digest)
+            failure = await self._sell(exchange, quoted, payer, need)
         except ProtocolError as error:
-            if error.code == "already_delivered":
-                await self._attach_receipt(error, proof)
-            if exchange.responder.started:
-                raise
-            headers = _failure_headers(parts, proof, error)
-            await exchange.responder.error(error, headers)
+            failure = error
+        if failure is None:
+            return
+        if not isinstance(failure, ProtocolError) or exchange.caller.responder.started:
+            raise failure
+        await exchange.caller.responder.error(failure, _failure_headers(parts, proof, failure))
 
     async def _sell(
-        self, exchange: "Exchange", order: Order, payer: Payer, digest: RequestDigest
+        self, exchange: "Exchange", order: Order, payer: Payer, need: Need
+    ) -> Exception | None:
+        """Give the answer to a request that is paid; returns why there is none."""
+        replays = self._jobs.replays
+        recording = replays.find(need)
+        is_replay = recording is not None
+        try:
+            if recording is None:
+                recording = replays.open(need, RequestId(exchange.head.request_id))
+                await self._begin(exchange, order, payer, need, recording)
+            failure = await self._jobs.deliver(recording, exchange.caller, is_replay=is_replay)
+        except ProtocolError as error:
+            failure = error
+        if isinstance(failure, ProtocolError) and failure.code == "already_delivered":
+            await self._attach_receipt(failure, need)
+        return failure
+
+    async def _begin(
+        self,
+        exchange: "Exchange",
+        order: Order,
+        payer: Payer,
+        need: Need,
+        recording: Recording,
     ) -> None:
+        """Place the hold and start the job that makes the answer.
+
+        The job takes over the hold and the request's places.
+        """
         parts = self._parts
         sale = Sale(
             listing=order.listing,
             payer=payer,
             terms=order.terms,
-            digest=digest,
-            request_id=RequestId(exchange.head.request_id),
+            digest=need.digest,
+            request_id=recording.request_id,
+            attempt=need.attempt,
         )
         settlement = Settlement(
             ledger=parts.ledger,
@@ -218,19 +291,37 @@ class Pipeline:
             endings=parts.endings,
             sale=sale,
         )
-        async with settlement:
-            await Relay(
-                backend=parts.backend,
-                order=order,
-                settlement=settlement,
-                sale=sale,
-                limits=parts.config.limits,
-                responder=exchange.responder,
-            ).serve(exchange.receive)
+        watch = self._jobs.watch(recording)
+        relay = Relay(
+            backend=parts.backend,
+            order=order,
+            settlement=settlement,
+            sale=sale,
+            limits=parts.config.limits,
+            recording=recording,
+            watch=watch,
+        )
+        try:
+            await settlement.place()
+        except BaseException as error:
+            self._jobs.refuse(recording, error)
+            raise
+        self._jobs.start(
+            recording,
+            settlement=settlement,
+            work=relay,
+            watch=watch,
+            places=exchange.places.pop_all(),
+        )
 
-    async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
-        challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)
-        stored = await self._parts.ledger.receipt_of_payment(challenge.payment_hash)
+    async def _attach_receipt(self, error: ProtocolError, need: Need) -> None:
+        """Tell who asks too late for its answer what it was charged for."""
+        ledger = self._parts.ledger
+        stored = None
+        if need.payment_hash is not None:
+            stored = await ledger.receipt_of_payment(need.payment_hash)
+        elif need.tab_id is not None and need.attempt is not None:
+            stored = await ledger.receipt_of_attempt(need.tab_id, need.attempt)
         if stored is None:
             return
         signed = sign_receipt(Receipt.unpack(stored.packed), self._parts.agent)
@@ -244,12 +335,12 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request under way: where it came in and where its answer goes."""
+    """One request under way: where it came in, where its answer goes, what it takes up here."""
 
     endpoint: Endpoint
     head: HttpRequest
-    receive: Receive
-    responder: Responder
+    caller: Caller
+    places: ExitStack = field(default_factory=ExitStack)
 
 
 async def _refuse(responder: Responder, error: InfernError) -> None:

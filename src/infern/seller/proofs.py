@@ -1,6 +1,7 @@
 """Checking that a proof's payment really arrived, with the payee's own node as the witness."""
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from infern.core.errors import (
@@ -40,8 +41,16 @@ class ProofDesk:
         self._clock = clock
         self._waiting: set[PaymentHash] = set()
 
-    async def verify(self, proof: Proof, digest: RequestDigest) -> Challenge:
+    async def verify(
+        self,
+        proof: Proof,
+        digest: RequestDigest,
+        *,
+        is_known_paid: Callable[[PaymentHash], bool] = lambda _: False,
+    ) -> Challenge:
         """Check a proof completely, short of making it single use.
+
+        The node is not asked about a payment that `is_known_paid`.
 
         Raises:
             RemoteProtocolError: Whatever `verify_proof` refuses; nothing is consumed.
@@ -49,7 +58,7 @@ class ProofDesk:
             PaymentError: `payment_not_received`; the invoice can no longer be paid.
             TransportError: `fiber_unavailable`; the same proof may come again.
         """
-        return await self._check(proof, digest, late_s=0)
+        return await self._check(proof, digest, is_known_paid, late_s=0)
 
     async def verify_for_redeem(self, token: str, preimage: Preimage | None) -> Challenge:
         """Check a token and its payment for redemption, where no request is repeated.
@@ -69,9 +78,16 @@ class ProofDesk:
                 "payTo": challenge.pay_to.hex(),
             },
         )
-        return await self._check(proof, challenge.digest, late_s=CREDIT_S)
+        return await self._check(proof, challenge.digest, lambda _: False, late_s=CREDIT_S)
 
-    async def _check(self, proof: Proof, digest: RequestDigest, *, late_s: int) -> Challenge:
+    async def _check(
+        self,
+        proof: Proof,
+        digest: RequestDigest,
+        is_known_paid: Callable[[PaymentHash], bool],
+        *,
+        late_s: int,
+    ) -> Challenge:
         verified = verify_proof(
             proof,
             keys=self._config.secrets.challenge_keys,
@@ -87,7 +103,9 @@ class ProofDesk:
                     "or newer to know it. The payment stays redeemable.",
                     code="payment_pending",
                 )
-            await self._await_paid(verified.challenge.payment_hash)
+            payment_hash = verified.challenge.payment_hash
+            if not is_known_paid(payment_hash):
+                await self._await_paid(payment_hash)
         return verified.challenge
 
     async def _await_paid(self, payment_hash: PaymentHash) -> None:

@@ -1,8 +1,8 @@
 """The one owner of a hold, from before it is placed until it has ended.
 
 Whatever happens to a request (an answer, an error, a cancelled task, a vanished client), leaving
-the `async with` block ends the hold: captured if something was delivered and billed, released if
-not. There is no other place that ends holds of live requests.
+the `async with` block ends the hold that was placed: captured if something was delivered and
+billed, released if not. There is no other place that ends holds of live requests.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, LedgerError, Money, Retry
+from infern.core.errors import InvariantViolation, LedgerError, Money
 from infern.core.f402.challenge import Challenge, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
 from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
@@ -69,6 +69,7 @@ class Sale:
         terms: The ceiling.
         digest: The request.
         request_id: Names the receipt.
+        attempt: 32 bytes that name the need of a key that is debited; None without such a name.
     """
 
     listing: Listing
@@ -76,6 +77,7 @@ class Sale:
     terms: Terms
     digest: RequestDigest
     request_id: RequestId
+    attempt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class Settled:
 
 
 class Settlement:
-    """Holds a request's ceiling and ends the hold exactly once. Use as `async with`.
+    """Holds a request's ceiling and ends the hold exactly once. `place`, then `async with`.
 
     Args:
         ledger: Where it is booked.
@@ -134,12 +136,13 @@ class Settlement:
         """Where the unspent part goes: a key id, or the payment's own tab."""
         return self._sale.payer.key.key_id if self._sale.payer.key else "payment"
 
-    async def __aenter__(self) -> Self:
-        """Place the hold.
+    async def place(self) -> None:
+        """Place the hold. Whoever does it enters the settlement next, with no wait in between.
 
         Raises:
             InsufficientBalance: The key's balance does not cover it.
-            ProtocolError: The proof was used (`already_delivered`, `request_in_progress`).
+            ProtocolError: The proof or the attempt was used (`already_delivered`,
+                `request_in_progress`, `idempotency_conflict`).
             LedgerError: `ledger_unavailable`; nothing was booked.
         """
         try:
@@ -148,6 +151,9 @@ class Settlement:
             # The ledger may have booked it although we did not hear so.
             await self._release()
             raise
+
+    async def __aenter__(self) -> Self:
+        """Own the hold that was placed."""
         return self
 
     async def _place(self) -> None:
@@ -158,6 +164,7 @@ class Settlement:
             amount=self.ceiling,
             digest=self._sale.digest,
             payment_hash=challenge.payment_hash if challenge else None,
+            attempt=self._sale.attempt,
             opened_ms=self._started_ms,
         )
         if challenge is None:
@@ -172,7 +179,7 @@ class Settlement:
         trace: TracebackType | None,
     ) -> None:
         """Release the hold unless it was captured, or will be."""
-        if self._settled is None and not self._is_left_to_endings:
+        if not self.is_charged:
             await self._release()
 
     async def _release(self) -> None:
@@ -192,9 +199,15 @@ class Settlement:
         return lambda: ledger.release(hold_id, now_ms=now_ms)
 
     @property
-    def is_settled(self) -> bool:
-        """True once the hold was captured."""
-        return self._settled is not None
+    def is_charged(self) -> bool:
+        """True once the hold was captured, or will be."""
+        return self._settled is not None or self._is_left_to_endings
+
+    def delivered(self) -> None:
+        """Writing a charged answer has ended: whole, in part, or into a broken connection.
+
+        Called once. Only now may a payment that waits for its answer be taken for good.
+        """
 
     def cost(self, usage: BilledUsage) -> int:
         """Base units for what was delivered: never above the ceiling, nothing for nothing."""
@@ -216,28 +229,48 @@ class Settlement:
             "completion_tokens": usage.completion_tokens,
         }
 
-    async def capture(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> Settled:
-        """Charge for what was delivered and sign the receipt. Not interrupted by cancellation.
+    async def capture(
+        self, usage: BilledUsage, *, finish: Finish, response_root: bytes
+    ) -> Settled | None:
+        """Charge before delivery and sign the receipt. Not interrupted by cancellation.
+
+        None when the ledger does not say in time whether it booked the charge. It cannot be taken
+        back then, so the answer is due; it is booked when the ledger is back.
 
         Raises:
-            LedgerError: The ledger stayed away. What was not delivered is then released; what was
-                is for `capture_later`.
+            LedgerError: The ledger refused or is away; nothing is charged and the hold is released.
         """
         receipt = self._receipt(usage, finish, response_root)
-        with anyio.CancelScope(shield=True):
-            captured = await self._capture(receipt)
+        try:
+            return await self._capture(receipt)
+        except LedgerError as error:
+            if error.money is not Money.UNKNOWN:
+                raise
+            self._leave_to_endings(receipt, error)
+            return None
+
+    async def capture_delivered(
+        self, usage: BilledUsage, *, finish: Finish, response_root: bytes
+    ) -> Settled | None:
+        """Charge after delivery; None when the ledger is away: it is booked when it is back."""
+        receipt = self._receipt(usage, finish, response_root)
+        try:
+            return await self._capture(receipt)
+        except LedgerError as error:
+            self._leave_to_endings(receipt, error)
+            return None
+
+    def _leave_to_endings(self, receipt: Receipt, error: LedgerError) -> None:
+        """Until it is booked the money stays held; a start-up before that releases it."""
+        _log.warning("an answer is not charged yet: %s", error.message)
+        self._is_left_to_endings = True
+        self._endings.add(self._hold_id, lambda: self._book(receipt))
+
+    async def _capture(self, receipt: Receipt) -> Settled:
+        captured = await self._try_to_book(receipt)
         placed = parse_placed(captured, receipt)
         self._settled = Settled(captured=captured, signed=sign_receipt(placed, self._agent))
         return self._settled
-
-    def capture_later(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> None:
-        """Leave the charge for something delivered to be booked when the ledger is back.
-
-        Until then the money stays held; if this process dies first, start-up releases it.
-        """
-        receipt = self._receipt(usage, finish, response_root)
-        self._is_left_to_endings = True
-        self._endings.add(self._hold_id, lambda: self._book(receipt))
 
     async def _book(self, receipt: Receipt) -> Captured:
         return await self._ledger.capture(
@@ -249,23 +282,18 @@ class Settlement:
             else RemainderPlan(),
         )
 
-    async def _capture(self, receipt: Receipt) -> Captured:
+    async def _try_to_book(self, receipt: Receipt) -> Captured:
         for attempt in range(1, CAPTURE_TRIES + 1):
-            try:
-                with anyio.fail_after(END_TIMEOUT_S):
+            with anyio.move_on_after(END_TIMEOUT_S, shield=True):
+                try:
                     return await self._book(receipt)
-            except TimeoutError:
-                # It may still be booked: the command is on its way and cannot be called back.
-                raise LedgerError(
-                    "The seller's ledger did not answer in time; whether this was charged shows "
-                    "in your receipts.",
-                    money=Money.UNKNOWN,
-                    retry=Retry.NEVER,
-                ) from None
-            except LedgerError as error:
-                if attempt == CAPTURE_TRIES or error.code == "ledger_conflict":
-                    raise
-                await self._clock.sleep_ms(CAPTURE_PAUSE_MS)
+                except LedgerError as error:
+                    if attempt == CAPTURE_TRIES or error.code == "ledger_conflict":
+                        raise
+                    await self._clock.sleep_ms(CAPTURE_PAUSE_MS)
+                    continue
+            # It may still be booked: the command is on its way and cannot be called back.
+            raise LedgerError("the ledger did not answer in time", money=Money.UNKNOWN)
         raise InvariantViolation("the loop returns or raises")
 
     def _receipt(self, usage: BilledUsage, finish: Finish, response_root: bytes) -> Receipt:

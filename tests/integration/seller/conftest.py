@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
@@ -53,6 +54,7 @@ MODEL = ModelConfig(
 )
 LIMITS = SellerLimits(
     body_timeout_ms=2_000,
+    linger_ms=500,
     first_byte_timeout_ms=2_000,
     idle_timeout_ms=2_000,
     total_timeout_ms=20_000,
@@ -87,6 +89,7 @@ class SellerWorld:
     parts: Any = None
     app: Any = None
     payee: Any = None
+    group: Any = None
     numbers: Any = field(default_factory=itertools.count)
 
     async def start(self) -> None:
@@ -123,6 +126,7 @@ class SellerWorld:
             entropy=SystemEntropy(),
         )
         self.app = SellerApp(self.parts)
+        self.app.jobs.begin(self.group)
 
     async def stop(self) -> None:
         """End in good order."""
@@ -302,12 +306,14 @@ async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         path = tmp_path / f"seller{len(worlds)}"
         path.mkdir()
         limits = changes.pop("limits", {})
-        world = SellerWorld(path=path, limits=replace(LIMITS, **limits), **changes)
+        world = SellerWorld(path=path, limits=replace(LIMITS, **limits), group=group, **changes)
         await world.start()
         worlds.append(world)
         return world
 
-    yield make
+    async with anyio.create_task_group() as group:
+        yield make
+        group.cancel_scope.cancel()
     for world in worlds:
         books = await world.ledger.books()
         world.ledger.close()
