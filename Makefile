@@ -8,9 +8,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(or $(INFERN_BENCH_PEERS),$(HOME)/.cache/infern-bench)
+LITELLM := $(PEERS)/litellm/.installed
 NODE_STAMP := tests/clients/node/node_modules/.installed
+CLIENTS_VENV := .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 
-.PHONY: help setup demo test lint slow bench test-real format lock clean
+.PHONY: help setup demo test lint slow bench overload test-real format lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,10 +33,17 @@ $(NODE_STAMP): tests/clients/node/package-lock.json
 	@cd tests/clients/node && npm ci --silent --no-audit --no-fund
 	@touch $@
 
+# Clients with many dependencies live apart, so that none of them decides what we run with.
+$(CLIENTS_STAMP): requirements/clients.lock
+	@test -x $(CLIENTS_VENV)/bin/python || { echo "creating $(CLIENTS_VENV)"; $(PYTHON) -m venv $(CLIENTS_VENV); }
+	@echo "installing locked clients for the tests (about a minute the first time)"
+	@$(CLIENTS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/clients.lock
+	@touch $@
+
 demo: setup  ## the whole network on this machine: 402, payment, proof, answer
 	@$(BIN)/infern demo
 
-test: setup $(NODE_STAMP) lint  ## style, types, imports and the default test suite
+test: setup $(NODE_STAMP) $(CLIENTS_STAMP) lint  ## style, types, imports and the default test suite
 	@$(BIN)/python -m pytest -q
 
 lint: setup  ## formatting, lint, types and import rules
@@ -41,14 +52,25 @@ lint: setup  ## formatting, lint, types and import rules
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache > .lint-imports.log || { cat .lint-imports.log; exit 1; }
 
-slow: setup $(NODE_STAMP)  ## the slower suites that .ci/run adds
+slow: setup $(NODE_STAMP) $(CLIENTS_STAMP)  ## the slower suites that .ci/run adds
 	@$(BIN)/python -m pytest -q -m slow
 
 test-real: setup  ## the suites that need real ckb and fnn nodes
 	@$(BIN)/python -m pytest -q -m real -rs
 
-bench: setup  ## benchmarks: direct upstream and our agent, side by side in one run
-	@$(BIN)/python -m benchmarks.run
+bench: setup $(LITELLM)  ## speed beside nginx and LiteLLM in one run, ten minutes; results in benchmarks/runs
+	@INFERN_BENCH_PEERS=$(PEERS) $(BIN)/python -m benchmarks.run
+
+overload: setup  ## an agent under attack while others pay; results in benchmarks/runs
+	@$(BIN)/python -m benchmarks.overload
+
+# Large, slow to install and no part of Infern: it stays outside the tree. Without it the benchmark
+# says loudly that it was not measured.
+$(LITELLM): benchmarks/requirements/litellm.lock
+	@echo "installing LiteLLM for the comparison (once, minutes)"
+	@$(PYTHON) -m venv $(PEERS)/litellm
+	@$(PEERS)/litellm/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< \
+	  && touch $@ || echo "LiteLLM could not be installed"
 
 format: setup  ## rewrite the code in the project's format
 	@$(BIN)/ruff format --quiet .
@@ -57,10 +79,15 @@ format: setup  ## rewrite the code in the project's format
 lock:  ## recompute the locks with hashes and no download addresses (needs uv)
 	uv pip compile -q pyproject.toml --extra demo --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/runtime.lock
-	uv pip compile -q pyproject.toml requirements/dev.in --extra demo --universal --python-version 3.11 \
+	uv pip compile -q pyproject.toml requirements/dev.in --extra demo --extra mpp --extra x402 \
+	  --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/dev.lock
+	uv pip compile -q requirements/clients.in --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o requirements/clients.lock
 	uv pip compile -q models/tiny/requirements.in --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --no-header -o requirements/train.lock
+	uv pip compile -q benchmarks/requirements/litellm.in --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --no-header -o benchmarks/requirements/litellm.lock
 
 clean:  ## remove what the commands above made
-	rm -rf $(VENV) tests/clients/node/node_modules .lint-imports.log
+	rm -rf $(VENV) $(CLIENTS_VENV) tests/clients/node/node_modules .lint-imports.log

@@ -1,24 +1,39 @@
-"""CPU time of a process from the kernel, and sums over repeated rounds."""
+"""CPU time and memory of a process tree from the kernel, and what machine this is."""
 
 import os
 import platform
 import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            yield from _tree(int(child))
 
 
 def cpu_us(pid: int) -> int:
-    """CPU time a process and its ended children have used, microseconds."""
-    schedstat = Path(f"/proc/{pid}/task")
-    # Per-thread run time in nanoseconds: finer than clock ticks.
+    """CPU time, user and system, that a process tree's threads have used, microseconds.
+
+    The scheduler's own account in nanoseconds: finer than clock ticks.
+    """
     total_ns = 0
-    for task in schedstat.iterdir():
-        try:
+    for member in _tree(pid):
+        for task in Path(f"/proc/{member}/task").iterdir():
             total_ns += int((task / "schedstat").read_text().split()[0])
-        except (OSError, ValueError, IndexError):
-            continue
     return total_ns // 1000
+
+
+def rss_mb(pid: int, what: str = "VmRSS") -> float:
+    """Resident memory of a process tree, MB; `VmHWM` is the most it ever was."""
+    total_kb = 0
+    for member in _tree(pid):
+        for line in Path(f"/proc/{member}/status").read_text().splitlines():
+            if line.startswith(what + ":"):
+                total_kb += int(line.split()[1])
+    return round(total_kb / 1024, 1)
 
 
 def machine() -> dict[str, str]:
@@ -33,13 +48,16 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "kernel": platform.release().split("-")[0],
         "python": platform.python_version(),
+        "load before": str(round(os.getloadavg()[0], 1)),
     }
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    """Median, minimum and maximum."""
-    return {
-        "median": round(statistics.median(values), 1),
-        "min": round(min(values), 1),
-        "max": round(max(values), 1),
-    }
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which a share of them lies."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)

@@ -109,6 +109,7 @@ def expectation(**changes):
         "now_s": ISSUED_S + 5,
         "pay_to": PAY_TO,
         "price": TERMS["prc"],
+        "refund_to": None,
     }
     return base | changes
 
@@ -159,6 +160,10 @@ def _accepted(good):
          {"origin": "https://router.test:443"}, _PAY),
         ("upper-case host", "realms are lower case", body(good), {"origin": "https://Router.Test"},
          _PAY),
+        ("refund", "the token carries back what the client asked for",
+         body(good, rto=tokens.OTHER_KEY), {"refund_to": tokens.OTHER_KEY}, _PAY),
+        ("no refund", "asked for, and the seller sends nothing back", body(good),
+         {"refund_to": tokens.OTHER_KEY}, _PAY),
         ("udt", "paid in a token", body(invoice(script=SCRIPT), ast=udt), {"asset": udt}, _PAY),
         ("clock ahead", "invoice of 60 s in the future", body(invoice(at_s=ISSUED_S + 60)),
          {"now_s": ISSUED_S}, _PAY),
@@ -241,6 +246,10 @@ def _challenges(good):
         ("lives too long", "", body(good, exp=ISSUED_S + 606), {}, _refused("expiry")),
         ("other payee", "a router's own invoice instead of the provider's",
          body(invoice(signer=OTHER_NODE), pay=tokens.OTHER_KEY), {}, _refused("payee")),
+        ("refund nobody asked for", "a relay asked in the client's name",
+         body(good, rto=tokens.OTHER_KEY), {}, _refused("refund")),
+        ("refund to somebody else", "a relay replaced the client's address",
+         body(good, rto=tokens.OTHER_KEY), {"refund_to": PAY_TO}, _refused("refund")),
     ]  # fmt: skip
 
 

@@ -349,6 +349,7 @@ def verdicts():
     """What a seller answers to a proof that was read, in its order of checks."""
     seen = ISSUED_S + 60
     wrong = {"paymentPreimage": "ff" * 32}
+    held = token(mod="hold", **TERMS)
     echo_all = {"network": "fiber:dev", "amount": "1", "asset": UDT_ASSET, "payTo": OTHER_KEY}
     cases = [
         ("no preimage", "the node must be asked", proof(), {}, "ask_node"),
@@ -388,6 +389,14 @@ def verdicts():
          "ask_node"),
         ("udt echoed as ckb", "", proof({"challenge": token(ast=UDT_ASSET, **TERMS)}), {},
          "asset_mismatch"),
+        ("hold", "the node must say Received or Paid", proof({"challenge": held}), {},
+         "ask_for_lock"),
+        ("hold with preimage", "it shows nothing: the seller alone knows it until it settles",
+         proof({"challenge": held, "paymentPreimage": PREIMAGE.hex()}), {}, "ask_for_lock"),
+        ("hold with wrong preimage", "", proof({"challenge": held, **wrong}), {},
+         "invalid_preimage"),
+        ("hold for another body", "", proof({"challenge": held}), {"body": "{}"},
+         "request_mismatch"),
     ]  # fmt: skip
     base = {
         "issuer": "router.test", "network": "fiber:testnet", "method": "POST", "target": TARGET,

@@ -15,10 +15,11 @@ import json
 import sys
 from pathlib import Path
 
+import f402_mpp as mpp
 import f402_offers
 import f402_receipts
 import f402_tokens as tokens
-from f402_tokens import BODY, PAY_TO, PREIMAGE, TARGET, UDT_ASSET, b64url, jcs
+from f402_tokens import BODY, PREIMAGE, TARGET, UDT_ASSET
 from reference_secp256k1 import ckb_hash
 
 FILE = Path(__file__).with_name("f402.json")
@@ -223,6 +224,7 @@ def credentials():
     """Headers of a request, by lower-case name, and how it pays."""
     key = "inf_sk_" + "Ab0" * 14 + "z"
     proof = tokens.header(tokens.proof())
+    payment = mpp.header(mpp.credential())
     cases = [
         ("nothing", {}, {"proof": False, "key": None}),
         ("key", {"authorization": "Bearer " + key}, {"proof": False, "key": key}),
@@ -245,8 +247,15 @@ def credentials():
         ("key of full-width digits", {"authorization": "Bearer " + key[:-1] + "\uff11"},
          {"code": "invalid_api_key"}),
         ("free tier", {"authorization": "Bearer inf_free_x"}, {"code": "invalid_api_key"}),
-        ("mpp", {"payment-authorization": "Payment x"}, {"code": "unsupported_scheme"}),
-        ("mpp as authorization", {"authorization": "Payment x"}, {"code": "unsupported_scheme"}),
+        ("mpp", {"payment-authorization": payment}, {"proof": True, "key": None}),
+        ("mpp as authorization", {"authorization": payment}, {"proof": True, "key": None}),
+        ("mpp and key", {"payment-authorization": payment, "authorization": "Bearer " + key},
+         {"proof": True, "key": key}),
+        ("mpp twice", {"payment-authorization": payment, "authorization": payment},
+         {"code": "ambiguous_payment"}),
+        ("broken mpp", {"payment-authorization": "Payment x"}, {"code": "malformed_proof"}),
+        ("broken mpp as authorization", {"authorization": "Payment x"},
+         {"code": "malformed_proof"}),
         ("two proofs", {"payment-signature": proof, "payment-authorization": "Payment x"},
          {"code": "ambiguous_payment"}),
         ("two proofs in authorization",
@@ -255,39 +264,6 @@ def credentials():
          {"payment-signature": "x", "authorization": "Bearer " + key}, {"code": "malformed_proof"}),
     ]  # fmt: skip
     return [{"name": n, "comment": "", "headers": h, "result": r} for n, h, r in cases]
-
-
-def mpp():
-    """The identifier of an MPP challenge, reserved for sellers that render one."""
-    request = jcs(
-        {
-            "amount": "184320",
-            "currency": "ckb",
-            "methodDetails": {
-                "invoice": "fibt184320EXAMPLE",
-                "network": "testnet",
-                "paymentHash": tokens.PAYMENT_HASH,
-            },
-            "recipient": PAY_TO,
-        }
-    )
-    opaque = jcs({"f402": "f1.k1.EXAMPLE"})
-    body_digest = f"sha-256=:{base64.b64encode(hashlib.sha256(BODY.encode()).digest()).decode()}:"
-    parts = ["router.test", "fiber", "charge", b64url(request.encode()), "2023-11-14T22:15:20Z"]
-    message = "|".join([*parts, body_digest, b64url(opaque.encode())])
-    identifier = hmac.digest(tokens.KEYS["k1"], message.encode(), "sha256")
-    return [
-        {
-            "name": "design",
-            "comment": "HMAC over realm, method, intent, request, expires, digest, opaque, by |",
-            "key": tokens.KEYS["k1"].hex(),
-            "request": request,
-            "opaque": opaque,
-            "digest": body_digest,
-            "message": message,
-            "id": b64url(identifier),
-        }
-    ]
 
 
 def build():
@@ -314,7 +290,11 @@ def build():
         "response_root": f402_receipts.response_roots(),
         "receipt": f402_receipts.receipts(),
         "receipt_refused": f402_receipts.receipts_refused(),
-        "mpp_challenge": mpp(),
+        "accept_payment": mpp.accepts(),
+        "mpp_key": mpp.keys(),
+        "mpp_challenge": mpp.challenges(),
+        "mpp_credential": mpp.credentials(),
+        "mpp_verdict": mpp.verdicts(),
     }
 
 

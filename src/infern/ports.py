@@ -12,7 +12,7 @@ from infern.core.crypto import SignatureVerifier, Signer
 from infern.core.f402.receipt import Receipt
 from infern.core.fiber.call import RpcCall
 from infern.core.ids import HoldId, PaymentHash, PayoutId, RequestId, TabId
-from infern.core.ledger.books import Books
+from infern.core.ledger.books import Books, Totals
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.lock import Lock, LockEvent
 from infern.core.ledger.payout import Payout, PayoutEvent, PayoutPurpose
@@ -26,6 +26,7 @@ from infern.core.ledger.records import (
     TopupState,
 )
 from infern.core.ledger.tab import Tab
+from infern.core.units import Asset
 
 __all__ = [
     "Clock",
@@ -315,8 +316,17 @@ class Ledger(Protocol):
         now_ms: int,
         fee: int = 0,
         payment_hash: PaymentHash | None = None,
+        failure: str = "",
     ) -> Payout:
         """Book what happened to a payout; `SUCCEED` and `FAIL` end the reservation.
+
+        Args:
+            payout_id: Which.
+            event: What happened.
+            now_ms: Unix milliseconds.
+            fee: Base units that routing took, with `SUCCEED`.
+            payment_hash: Of a keysend, when it is known by now.
+            failure: A key of `CODES` that says why, with `FAIL`.
 
         Raises:
             LedgerError: No such payout, or no such edge (`ledger_conflict`); nothing is booked.
@@ -329,6 +339,10 @@ class Ledger(Protocol):
 
     async def payout(self, tab_id: TabId, request_key: bytes) -> Payout | None:
         """One payout of a tab; None when there is none."""
+        ...
+
+    async def refund(self, payment_hash: PaymentHash) -> Payout | None:
+        """The payout that sends back what a paid request did not cost; None when there is none."""
         ...
 
     async def payouts(
@@ -369,4 +383,8 @@ class Ledger(Protocol):
 
     async def books(self) -> Books:
         """A consistent snapshot for the conservation check."""
+        ...
+
+    async def totals(self) -> Mapping[Asset, Totals]:
+        """Sums over the whole ledger by asset, from one snapshot; keeps no booking waiting."""
         ...

@@ -26,7 +26,9 @@ from infern.adapters.system import SystemClock
 from infern.client import openai as clients
 from infern.client.budget import Budget
 from infern.client.wallet import Patience, Pinned, Wallet
-from infern.core.errors import ConfigError
+from infern.core.errors import ConfigError, RemoteProtocolError
+from infern.core.fiber.rpc import GetNodeInfo
+from infern.core.ids import Pubkey, parse_pubkey
 from infern.core.units import Network
 
 __all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet"]
@@ -36,6 +38,8 @@ RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable'
 NETWORK_VARIABLE: Final = "INFERN_NETWORK"
 BASE_URL_VARIABLE: Final = "INFERN_BASE_URL"
 API_KEY_VARIABLE: Final = "INFERN_API_KEY"
+REFUND_TO_VARIABLE: Final = "INFERN_REFUND_TO"
+OWN_NODE: Final = "node"
 
 
 def open_wallet(
@@ -47,6 +51,7 @@ def open_wallet(
     home: Path | None = None,
     patience: Patience | None = None,
     pinned: Mapping[str, Pinned] | None = None,
+    refund_to: str | None = None,
 ) -> Wallet:
     """Open a wallet: a Fiber node, the journal and a budget.
 
@@ -58,13 +63,22 @@ def open_wallet(
         home: Where the journal lives; default `INFERN_HOME`, else the platform's data directory.
         patience: Limits of waiting.
         pinned: What is known of sellers beforehand, by origin.
+        refund_to: Where sellers send what a paid request did not cost: a Fiber node's public key,
+            or `node` for the one above, which is asked for its key. Default `INFERN_REFUND_TO`,
+            else nowhere, as with an empty text: it stays with the seller, to be redeemed. Sellers
+            learn which node it is.
 
     Raises:
         ConfigError: Something of it cannot be used.
+        TransportError: `refund_to` is `node`, and the node does not answer.
     """
     url = fiber_rpc_url or os.environ.get(RPC_URL_VARIABLE)
     token = fiber_rpc_token or os.environ.get(RPC_TOKEN_VARIABLE)
+    sync_node = FiberRpcSyncClient(url, token=token) if url else None
     return Wallet(
+        refund_to=_refund_to(
+            os.environ.get(REFUND_TO_VARIABLE) if refund_to is None else refund_to, sync_node
+        ),
         journal=SqliteJournal((home or infern_home()) / "client"),
         budget=budget or Budget(),
         verifier=CoincurveVerifier(),
@@ -72,10 +86,25 @@ def open_wallet(
         network=_network(network or os.environ.get(NETWORK_VARIABLE) or Network.TESTNET),
         session=secrets.token_hex(16),
         node=FiberRpcClient(url, token=token) if url else None,
-        sync_node=FiberRpcSyncClient(url, token=token) if url else None,
+        sync_node=sync_node,
         patience=patience or Patience(),
         pinned=pinned or {},
     )
+
+
+def _refund_to(text: str | None, node: FiberRpcSyncClient | None) -> Pubkey | None:
+    if not text:
+        return None
+    if text == OWN_NODE:
+        if node is None:
+            raise ConfigError("remainders cannot go to your node: none is set")
+        return node.call(GetNodeInfo()).pubkey
+    try:
+        return parse_pubkey(text)
+    except RemoteProtocolError as error:
+        raise ConfigError(
+            f"refund_to is a Fiber node's public key in hex, or {OWN_NODE!r}: {error.message}"
+        ) from error
 
 
 def close_wallet(wallet: Wallet) -> None:

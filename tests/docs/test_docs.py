@@ -10,7 +10,9 @@ SKIPPED = {"node_modules", "build", "dist"}
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]+`")
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
-NAMED_FILE = re.compile(r"`((?:src|tests|docs|vectors|models|examples|changelog\.d)/[^`\s]*)`")
+NAMED_FILE = re.compile(
+    r"`((?:src|tests|docs|vectors|models|examples|changelog\.d)/[^`\s]*?)(?:::\w+)?`"
+)
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 PLACEHOLDERS = re.compile(r"[*<{]|NNNN|ISSUE")
 

@@ -1,6 +1,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,7 @@ from infern.core.wire.render import error_object
 from infern.seller.accounts import tab_json
 from infern.seller.app import SellerApp
 from infern.seller.config import SellerLimits
+from infern.seller.hold_offers import Reason
 from infern.seller.minting import LINKS
 from infern.testing.offers import honest_offer
 
@@ -97,6 +99,18 @@ def test_the_proof_and_its_settlement_are_as_shown(examples: Examples) -> None:
     assert _shape(settlement) == _shape(
         decode_header_json(text, limit_chars=len(text), code="malformed_proof")
     )
+
+
+def test_hold_mode_is_as_shown(examples: Examples) -> None:
+    held, refused = examples(CHAT)[5:7]
+    challenge = replace(OFFER.challenge, mode=Mode.HOLD)
+    made = offer_details(replace(OFFER, challenge=challenge, locked_s=930))["hold"]
+    assert held == {"hold": {**made, "amount": examples(CHAT)[0]["error"]["f402"]["amount"]}}  # type: ignore[dict-item]  # an object
+    limits = SellerLimits()
+    assert held["hold"]["locked_s"] * 1000 == limits.lock_claim_ms + limits.total_timeout_ms
+    assert Reason(refused["reason"])
+    assert refused["max_amount"] == str(limits.hold_max_amount)
+    assert set(refused) == {"reason", "max_amount", "quote", "links"}
 
 
 def test_the_balance_is_as_shown(examples: Examples) -> None:

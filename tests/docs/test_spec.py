@@ -9,7 +9,9 @@ import pytest
 from infern.core.errors import CODES
 from infern.core.f402 import client, server
 from infern.core.f402.receipt import BODY_BYTES, MAGIC, Finish, Receipt, SellerIdentity
+from infern.core.ledger import lock
 from infern.seller.config import SellerLimits
+from infern.seller.hold_offers import Reason
 
 Table = list[list[str]]
 Section = Callable[[str, str], str]
@@ -78,7 +80,11 @@ def _rows(transitions: Mapping[StrEnum, Mapping[StrEnum, StrEnum]]) -> Table:
 
 @pytest.mark.parametrize(
     ("heading", "transitions"),
-    [("The paying side", client.TRANSITIONS), ("Single use", server.TRANSITIONS)],
+    [
+        ("The paying side", client.TRANSITIONS),
+        ("Single use", server.TRANSITIONS),
+        ("Hold mode", lock.TRANSITIONS),
+    ],
 )
 def test_the_state_tables_are_the_code(
     spec: str,
@@ -89,6 +95,13 @@ def test_the_state_tables_are_the_code(
 ) -> None:
     rows = table(section(spec, heading), "state | event | next state")
     assert sorted(rows) == sorted(_rows(transitions))
+
+
+def test_the_reasons_not_to_hold_are_the_code(
+    spec: str, section: Section, table: FindTable
+) -> None:
+    rows = table(section(spec, "Hold mode"), "reason | the seller")
+    assert sorted(name for name, _ in rows) == sorted(reason.value for reason in Reason)
 
 
 def _with_all_bits_set(field: str, length: int) -> Receipt:
@@ -134,6 +147,29 @@ def test_the_limits_table_is_the_defaults(spec: str, section: Section, table: Fi
     defaults = SellerLimits()
     listed = {name: int(value) for name, value, _ in rows}
     assert listed == {f.name: getattr(defaults, f.name) for f in fields(SellerLimits)}
+
+
+def _defined(path: Path) -> set[str]:
+    """Names of the tests of a file: functions, and classes made or assigned."""
+    found = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return {name for name in found if name.startswith(("test", "Test"))}
+
+
+def test_each_guarantee_names_tests_that_are_there(
+    spec: str, section: Section, table: FindTable, root: Path
+) -> None:
+    rows = table(section(spec, "Guarantees"), "guarantee | shown by")
+    assert len({guarantee for guarantee, _ in rows}) == len(rows)
+    for guarantee, shown_by in rows:
+        named = [name.strip("` ").split("::") for name in shown_by.split(", ")]
+        assert named, guarantee
+        for path, test in named:
+            assert test in _defined(root / path), f"{guarantee}: {path}::{test}"
 
 
 def _check_names(source: str) -> list[str]:

@@ -1,285 +1,216 @@
-"""Random bookings on the SQLite engine against a tiny model in memory.
+"""Random bookings on the SQLite engine against a model in memory.
 
-The model knows four numbers a tab and the rules in one line each; the books are checked after
-every step, and at the end the file is opened again.
+The model is `infern.testing.ledger_model`. Each booking is made on both: they return the same or
+refuse with the same code, and afterwards every row of the books is the same and conserved.
 """
 
 import asyncio
-import secrets
+import random
 import tempfile
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
-
-from infern.adapters.sqlite_ledger import SqliteLedger
-from infern.core.errors import InsufficientBalance, LedgerError, ProtocolError
-from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
-from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
-from infern.core.ledger.books import violations
-from infern.core.ledger.hold import Hold
-from infern.core.ledger.records import KeyRecord, PaidRequest, RemainderPlan, Topup, TopupState
-from infern.core.units import CKB
-
-T = TypeVar("T")
-AMOUNTS = st.integers(min_value=1, max_value=1_000)
-SELLER = SellerIdentity(
-    genesis_hash=b"\x01" * 32,
-    provider=b"\x02" * 32,
-    listing=b"\x03" * 32,
-    listing_data_hash=b"\x04" * 32,
-    model_id=b"\x05" * 32,
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    rule,
 )
 
+from infern.adapters.sqlite_ledger import SqliteLedger
+from infern.core.errors import InfernError
+from infern.core.ids import PayoutId, RequestDigest
+from infern.core.ledger.books import totals, violations
+from infern.core.ledger.records import KeyRecord, PaidRequest, TopupState
+from infern.core.units import CKB, MAX_LEDGER_AMOUNT, Asset
+from infern.testing import ledger_rows as rows
+from infern.testing import ledger_steps as steps
+from infern.testing.ledger_model import LedgerModel
+from infern.testing.ledger_payouts import Refused
+from infern.testing.ledger_steps import Scene, Step, step
 
-def receipt(charged: int) -> Receipt:
-    return Receipt(
-        seller=SELLER,
-        client_key_hash=bytes(20),
-        session=bytes(16),
-        seq=0,
-        prev_digest=bytes(32),
-        payment_ref=bytes(32),
-        req_hash=bytes(32),
-        resp_root=bytes(32),
-        prompt_tokens=1,
-        completion_tokens=1,
-        asset=bytes(32),
-        charged=charged,
-        finish=Finish.STOP,
-        started_ms=1,
-        finished_ms=2,
-    )
-
-
-@dataclass
-class ModelTab:
-    deposited: int = 0
-    held: int = 0
-    spent: int = 0
-    refunded: int = 0
-
-    @property
-    def balance(self) -> int:
-        return self.deposited - self.held - self.spent - self.refunded
-
-
-@dataclass
-class ModelPayment:
-    paid: PaidRequest
-    state: str = "quoted"
-    moved: dict[TabId, int] = field(default_factory=dict)
-
-
-@dataclass
-class ModelHold:
-    hold: Hold
-    payment: ModelPayment | None
-    is_open: bool = True
+T = TypeVar("T")
+USD = Asset(b"\xab" * 32)
+AMOUNTS = st.integers(1, 1_000) | st.integers(10_000, 1_000_000)
+ASSETS = st.sampled_from([CKB, CKB, CKB, USD])
+PARTS = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+SEEDS = st.integers(0, 2**32)
+FUNDS = 5_000_000
+MOST_STEPS = 8
 
 
 class LedgerMachine(RuleBasedStateMachine):
     keys = Bundle("keys")
-    topups = Bundle("topups")
     payments = Bundle("payments")
-    holds = Bundle("holds")
 
     def __init__(self) -> None:
         super().__init__()
         self.directory = tempfile.TemporaryDirectory()
         self.loop = asyncio.new_event_loop()
-        self.ledger = SqliteLedger(self.path)
-        self.tabs: dict[TabId, ModelTab] = {}
-        self.open: list[ModelHold] = []
-        self.receipts = 0
+        self.ledger = self.open()
+        self.model = LedgerModel()
+        self.now_ms = 100
+        self.names = 0
 
-    @property
-    def path(self) -> Path:
-        return Path(self.directory.name) / "ledger.sqlite3"
+    def open(self) -> SqliteLedger:
+        ledger = SqliteLedger(Path(self.directory.name) / "ledger.sqlite3")
+        # Nobody cuts the power here, and a thousand bookings need not wait for the disk.
+        ledger._engine.batches.connection.execute("PRAGMA synchronous=OFF")
+        return ledger
+
+    def name(self) -> str:
+        self.names += 1
+        return str(self.names)
 
     def run(self, doing: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(doing)
 
-    @rule(target=keys)
-    def make_key(self) -> KeyRecord:
-        key = KeyRecord(
-            key_digest=secrets.token_bytes(32),
-            key_id=secrets.token_hex(8),
-            tab_id=TabId(secrets.token_hex(8)),
-            session=secrets.token_bytes(16),
-            asset=CKB,
-            created_ms=1,
-        )
-        self.run(self.ledger.create_key(key))
-        self.tabs[key.tab_id] = ModelTab()
+    def both(self, taken: Step) -> None:
+        """Book on both: they return the same, or refuse with the same code."""
+        refused, expected = "", None
+        try:
+            expected = taken.play(self.model)
+        except Refused as refusal:
+            refused = refusal.code
+        if not refused:
+            assert self.run(taken.play(self.ledger)) == expected
+            return
+        with pytest.raises(InfernError) as caught:
+            self.run(taken.play(self.ledger))
+        assert caught.value.code == refused
+
+    def walk(self, scene: Scene, seed: int) -> None:
+        """Take some steps that change something; where it ends, try all that must not."""
+        chance = random.Random(seed)
+        for _ in range(MOST_STEPS):
+            tried = list(scene(self.model))
+            good = [taken for taken in tried if steps.after(self.model, taken) is not None]
+            if not good:
+                break
+            likely = [4 if taken.method in ("claim", "capture") else 1 for taken in good]
+            self.both(*chance.choices(good, likely))
+            self.the_books_are_the_models()
+        for taken in scene(self.model):
+            if steps.after(self.model, taken) is None:
+                self.both(taken)
+
+    def make_key(self, *, asset: Asset, funds: int) -> KeyRecord:
+        key = rows.a_key(self.name(), asset=asset, created_ms=self.now_ms)
+        self.both(step("create_key", key))
+        if funds:
+            topup = rows.a_topup(self.name(), key, funds)
+            self.both(step("add_topup", topup, open_limit=5))
+            hash_, paid = topup.payment_hash, TopupState.PAID
+            self.both(step("end_topup", hash_, paid, now_ms=self.now_ms))
         return key
 
-    @rule(target=topups, key=keys, amount=AMOUNTS)
-    def make_topup(self, key: KeyRecord, amount: int) -> Topup:
-        topup = Topup(
-            payment_hash=PaymentHash(secrets.token_bytes(32)),
-            tab_id=key.tab_id,
-            key_id=key.key_id,
-            amount=amount,
-            invoice="i",
-            expires_ms=1,
-            created_ms=1,
-        )
-        self.run(self.ledger.add_topup(topup, open_limit=10_000))
-        return topup
-
-    @rule(topup=topups, state=st.sampled_from(TopupState))
-    def end_topup(self, topup: Topup, state: TopupState) -> None:
-        known = self.run(self.ledger.topup(topup.payment_hash))
-        assert known is not None
-        if state is TopupState.PAID and known.state is not TopupState.PAID:
-            self.tabs[topup.tab_id].deposited += topup.amount
-        self.run(self.ledger.end_topup(topup.payment_hash, state, now_ms=2))
-
-    def a_hold(self, tab_id: TabId, amount: int) -> Hold:
-        return Hold(
-            hold_id=HoldId(secrets.token_hex(8)),
-            tab_id=tab_id,
-            amount=amount,
-            digest=RequestDigest(bytes(32)),
-            opened_ms=1,
+    @initialize(target=keys)
+    def begin(self) -> Any:
+        return multiple(
+            *(self.make_key(asset=CKB, funds=FUNDS) for _ in range(2)),
+            self.make_key(asset=USD, funds=FUNDS),
+            self.make_key(asset=CKB, funds=0),
         )
 
-    @rule(target=holds, key=keys, amount=AMOUNTS)
-    def hold(self, key: KeyRecord, amount: int) -> ModelHold:
-        tab = self.tabs[key.tab_id]
-        made = ModelHold(self.a_hold(key.tab_id, amount), None)
-        if amount > tab.balance:
-            made.is_open = False
-            with pytest.raises(InsufficientBalance):
-                self.run(self.ledger.hold(made.hold))
-        else:
-            assert self.run(self.ledger.hold(made.hold)).held == tab.held + amount
-            tab.held += amount
-            self.open.append(made)
-        return made
+    @rule(target=payments, key=keys, amount=AMOUNTS, asset=ASSETS, part=PARTS, seed=SEEDS)
+    def a_payment(
+        self, key: KeyRecord, amount: int, asset: Asset, part: float, seed: int
+    ) -> PaidRequest:
+        paid = rows.a_payment(self.name(), amount, asset=asset)
+        self.walk(steps.payment(paid, key, int(amount * part)), seed)
+        return paid
 
-    @rule(target=payments, amount=AMOUNTS)
-    def pay(self, amount: int) -> ModelPayment:
-        return ModelPayment(
-            PaidRequest(
-                payment_hash=PaymentHash(secrets.token_bytes(32)),
-                amount=amount,
-                asset=CKB,
-                digest=RequestDigest(bytes(32)),
-                tab_id=TabId(secrets.token_hex(8)),
-                session=secrets.token_bytes(16),
-            )
+    @rule(target=payments, key=keys, amount=AMOUNTS, asset=ASSETS, part=PARTS, seed=SEEDS)
+    def a_lock(
+        self, key: KeyRecord, amount: int, asset: Asset, part: float, seed: int
+    ) -> PaidRequest:
+        paid = rows.a_payment(self.name(), amount, asset=asset, is_lock=True)
+        self.both(step("offer_lock", rows.a_lock(paid), open_limit=20))
+        self.walk(steps.payment(paid, key, int(amount * part)), seed)
+        return paid
+
+    @rule(paid=payments, key=keys, part=PARTS, seed=SEEDS)
+    def a_payment_goes_on(self, paid: PaidRequest, key: KeyRecord, part: float, seed: int) -> None:
+        self.walk(steps.payment(paid, key, int(paid.amount * part)), seed)
+
+    @rule(key=keys, amount=AMOUNTS, part=PARTS, seed=SEEDS)
+    def a_key_goes_on(self, key: KeyRecord, amount: int, part: float, seed: int) -> None:
+        scenes = (
+            steps.keyed_request(key, amount, int(amount * part)),
+            steps.top_up(key, amount),
+            steps.withdrawal(key, amount, by_invoice=True),
+            steps.withdrawal(key, amount, by_invoice=False),
         )
+        self.walk(scenes[seed % len(scenes)], seed)
 
-    def first_deposit(self, payment: ModelPayment) -> ModelTab:
-        paid = payment.paid
-        if payment.state == "quoted":
-            self.tabs[paid.tab_id] = ModelTab(deposited=paid.amount)
-        return self.tabs[paid.tab_id]
+    @rule(paid=payments, key=keys, amount=AMOUNTS, seed=SEEDS)
+    def somebody_lies(self, paid: PaidRequest, key: KeyRecord, amount: int, seed: int) -> None:
+        lie = replace(paid, is_lock=not paid.is_lock)
+        self.both(step("claim", lie, rows.a_hold(self.name(), paid.amount, paid=paid)))
+        self.both(step("redeem", lie, key, now_ms=self.now_ms))
+        self.both(step("credit_unclaimed", lie, now_ms=self.now_ms))
+        if paid.is_lock:
+            self.both(step("offer_lock", rows.a_lock(paid), open_limit=20))
+        hold = rows.a_hold(self.name(), amount, key=key, attempt=bytes([seed % 2]) * 32)
+        digest = RequestDigest(bytes([seed % 3]) * 32)
+        self.both(step("hold", replace(hold, digest=digest)))
 
-    @rule(target=holds, payment=payments)
-    def claim(self, payment: ModelPayment) -> ModelHold:
-        paid = payment.paid
-        hold = replace(self.a_hold(TabId(""), paid.amount), payment_hash=paid.payment_hash)
-        made = ModelHold(replace(hold, tab_id=paid.tab_id), payment)
-        if payment.state not in ("quoted", "failed"):
-            made.is_open = False
-            with pytest.raises(ProtocolError):
-                self.run(self.ledger.claim(paid, hold))
-            return made
-        self.run(self.ledger.claim(paid, hold))
-        self.first_deposit(payment).held += paid.amount
-        payment.state = "running"
-        self.open.append(made)
-        return made
-
-    @rule(made=holds, part=st.floats(0, 1), key=st.none() | keys)
-    def capture(self, made: ModelHold, part: float, key: KeyRecord | None) -> None:
-        hold, payment = made.hold, made.payment
-        charged = int(hold.amount * part)
-        key = key if payment is not None else None
-        call = self.ledger.capture(
-            hold.hold_id,
-            receipt(charged),
-            request_id=RequestId(secrets.token_hex(8)),
-            remainder=RemainderPlan(key=key),
-        )
-        if not made.is_open:
-            with pytest.raises(LedgerError):
-                self.run(call)
+    @rule(seed=SEEDS, more=st.integers(0, 1), new_wish=st.booleans())
+    def a_payout_is_asked_for_again(self, seed: int, more: int, new_wish: bool) -> None:
+        if not self.model.payouts:
             return
-        captured = self.run(call)
-        self.receipts += 1
-        tab = self.tabs[hold.tab_id]
-        tab.held -= hold.amount
-        tab.spent += charged
-        rest = hold.amount - charged
-        assert captured.stored.remainder == rest
-        if payment is not None:
-            payment.state = "delivered"
-            if key is not None and rest:
-                self.move(payment, key, rest)
-        self.close(made)
+        known = random.Random(seed).choice(list(self.model.payouts.values()))
+        again = replace(
+            known, amount=known.amount + more, payout_id=PayoutId(f"payout_{self.name()}")
+        )
+        if new_wish:
+            again = replace(again, request_key=rows.named("wish", self.name()))
+        self.both(step("add_payout", again))
 
-    def move(self, payment: ModelPayment, key: KeyRecord, amount: int) -> None:
-        self.tabs[payment.paid.tab_id].refunded += amount
-        self.tabs[key.tab_id].deposited += amount
-        payment.moved[key.tab_id] = payment.moved.get(key.tab_id, 0) + amount
+    @rule(seed=SEEDS, until=st.integers(0, 10))
+    def leases_are_renewed(self, seed: int, until: int) -> None:
+        hold_ids = [hold_id for n, hold_id in enumerate(self.model.holds) if seed >> (n % 32) & 1]
+        self.both(step("renew", hold_ids, lease_until_ms=self.now_ms + until))
+        self.now_ms += 3
+        for hold_id in hold_ids[:3]:
+            self.both(step("release_expired", hold_id, now_ms=self.now_ms))
 
-    def close(self, made: ModelHold) -> None:
-        made.is_open = False
-        self.open = [other for other in self.open if other is not made]
-
-    def release_in_model(self, made: ModelHold) -> None:
-        self.tabs[made.hold.tab_id].held -= made.hold.amount
-        if made.payment is not None:
-            made.payment.state = "failed"
-        self.close(made)
-
-    @rule(made=holds)
-    def release(self, made: ModelHold) -> None:
-        self.run(self.ledger.release(made.hold.hold_id, now_ms=3))
-        if made.is_open:
-            self.release_in_model(made)
-
-    @rule(payment=payments, key=keys)
-    def redeem(self, payment: ModelPayment, key: KeyRecord) -> None:
-        if payment.state == "running":
-            with pytest.raises(ProtocolError):
-                self.run(self.ledger.redeem(payment.paid, key, now_ms=3))
-            return
-        left = self.first_deposit(payment).balance if payment.state != "credited" else 0
-        if left:
-            self.move(payment, key, left)
-        if payment.state != "delivered":
-            payment.state = "credited"
-        moved = self.run(self.ledger.redeem(payment.paid, key, now_ms=3))
-        assert moved == payment.moved.get(key.tab_id, 0)
-
-    @rule()
-    def restart(self) -> None:
+    @rule(
+        target=keys,
+        asset=ASSETS,
+        funds=st.sampled_from([0, 1, MAX_LEDGER_AMOUNT]),
+        is_new_process=st.booleans(),
+    )
+    def the_ledger_is_opened_again(
+        self, asset: Asset, funds: int, is_new_process: bool
+    ) -> KeyRecord:
         self.ledger.close()
-        self.ledger = SqliteLedger(self.path)
-        assert self.run(self.ledger.recover(now_ms=4)) == len(self.open)
-        for made in list(self.open):
-            self.release_in_model(made)
+        self.ledger = self.open()
+        if is_new_process:
+            self.both(step("recover", now_ms=self.now_ms))
+            self.both(step("delete_empty_keys", created_before_ms=self.now_ms, limit=1_000))
+        return self.make_key(asset=asset, funds=funds)
 
     @invariant()
     def the_books_are_the_models(self) -> None:
         books = self.run(self.ledger.books())
         assert violations(books) == []
-        assert {hold.hold_id for hold in books.holds} == {m.hold.hold_id for m in self.open}
-        found = {
-            tab.tab_id: ModelTab(tab.deposited, tab.held, tab.spent, tab.refunded)
-            for tab in books.tabs
-        }
-        assert found == self.tabs
+        assert rows.in_order(books) == self.model.books()
+        assert self.run(self.ledger.totals()) == totals(books)
+
+    @invariant()
+    def the_sweeper_sees_what_ran_out(self) -> None:
+        found = self.run(self.ledger.expired_holds(now_ms=self.now_ms, limit=1_000))
+        expected = self.model.expired_holds(now_ms=self.now_ms, limit=1_000)
+        assert [hold.lease_until_ms for hold in found] == [h.lease_until_ms for h in expected]
+        assert {hold.hold_id for hold in found} == {hold.hold_id for hold in expected}
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -288,8 +219,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 LedgerMachine.TestCase.settings = settings(
-    max_examples=15,
-    stateful_step_count=40,
+    max_examples=20,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

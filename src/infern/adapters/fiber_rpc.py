@@ -64,7 +64,7 @@ class _Unsupported(Exception):
 
 
 @dataclass(slots=True)
-class _Trip:
+class Trip:
     """What became of one HTTP request: after `connected`, bytes of it may have been sent."""
 
     connected: bool = False
@@ -157,10 +157,10 @@ class FiberRpcClient:
         if self._closed:
             raise not_sent(call, "the Fiber client is closed")
         request_id = next(self._ids)
-        trip = _Trip()
+        trip = Trip()
         try:
             body = request_bytes(call, request_id)
-            answer = await self._post(call, body, trip, max(timeout_s, 0.001))
+            answer = await self.post(call, body, trip, max(timeout_s, 0.001))
         except TimeoutError as error:
             why = "the Fiber node did not answer in time"
             raise (broken if trip.connected else not_sent)(call, why) from error
@@ -169,7 +169,13 @@ class FiberRpcClient:
             raise (broken if trip.connected else not_sent)(call, why) from error
         return read_answer(call, answer, request_id)
 
-    async def _post(self, call: RpcCall[T], body: bytes, trip: _Trip, timeout_s: float) -> bytes:
+    async def post(self, call: RpcCall[T], body: bytes, trip: Trip, timeout_s: float) -> bytes:
+        """Carry one request to the node and its answer back; all else is `call`'s.
+
+        Raises:
+            TimeoutError: No answer in time. `trip.connected` says whether it may have arrived.
+            OSError: Or aiohttp's `ClientError`: the connection failed.
+        """
         async with self._open_session().post(
             self._endpoint.url,
             data=body,
@@ -205,7 +211,7 @@ async def _mark_connected(
     _session: aiohttp.ClientSession, context: SimpleNamespace, _params: object
 ) -> None:
     trip = context.trace_request_ctx
-    if isinstance(trip, _Trip):
+    if isinstance(trip, Trip):
         trip.connected = True
 
 

@@ -4,6 +4,7 @@ Redirects are not followed, compressed bodies are not asked for and not decoded,
 the consumer's headers goes upstream.
 """
 
+import asyncio
 from typing import Final, Self
 
 import aiohttp
@@ -14,7 +15,10 @@ from infern.ports import UpstreamReply, UpstreamRequest
 CONNECT_TIMEOUT_S: Final = 10
 KEEPALIVE_S: Final = 60
 MAX_CONNECTIONS: Final = 1_024
-READ_BUFFER_BYTES: Final = 256 * 1024
+READ_BUFFER_BYTES: Final = 64 * 1024
+"""Of one answer; twice as much may wait for a consumer that reads slowly."""
+PIECE_BYTES: Final = 16 * 1024
+"""Most that one read returns; between two full ones everybody else gets a turn."""
 
 
 class HttpModelServer:
@@ -86,6 +90,7 @@ class _Reply:
     def __init__(self, reply: aiohttp.ClientResponse, limit: int) -> None:
         self._reply = reply
         self._left = limit
+        self._was_full = False
         encoding = reply.headers.get("content-encoding", "identity")
         self._readable = encoding.lower() == "identity"
 
@@ -101,14 +106,20 @@ class _Reply:
 
     async def read(self) -> bytes:
         """The next bytes of the body; empty at its end. Safe to cancel."""
+        if self._was_full:
+            # A model server that writes faster than its answer can be passed on would keep all
+            # other requests waiting. Before the read, as a cancelled one must lose nothing.
+            self._was_full = False
+            await asyncio.sleep(0)
         if not self._readable:
             raise UpstreamUnavailable("the model server compressed its answer unasked")
         try:
-            data = await self._reply.content.readany()
+            data = await self._reply.content.read(PIECE_BYTES)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise UpstreamUnavailable(
                 f"The model server broke off ({type(error).__name__})."
             ) from error
+        self._was_full = len(data) == PIECE_BYTES
         self._left -= len(data)
         if self._left < 0:
             raise UpstreamUnavailable("the model server's answer is over the size limit")

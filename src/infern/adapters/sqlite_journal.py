@@ -234,10 +234,13 @@ class SqliteJournal:
             os.close(handle)
 
     def _give_up_dead_intents(self, db: sqlite3.Connection, now_ms: int) -> None:
-        """Close rows whose process died between intending and paying: nothing was sent."""
+        """Close rows that nobody goes on with between intending and paying: nothing was sent.
+
+        Their process died, or their exchange ended when the journal could not be written.
+        """
         refused = advance(ClientState.INTENDED, ClientEvent.OFFER_DECLINED)
         rows = db.execute(
-            "SELECT payment_hash, owner FROM attempts WHERE state = ? AND owner IS NOT NULL",
+            "SELECT payment_hash, owner FROM attempts WHERE state = ?",
             (ClientState.INTENDED.value,),
         ).fetchall()
         for payment_hash, owner in rows:
@@ -252,22 +255,27 @@ class SqliteJournal:
         """Write a new row in `INTENDED`, owned by the caller, if `admit` lets it pass."""
         if attempt.state is not ClientState.INTENDED:
             raise LocalProtocolError("a journal row begins as an intent")
-        with self._transaction() as db:
-            self._give_up_dead_intents(db, attempt.created_ms)
-            admit(self._sums(db, attempt.session, attempt.created_ms))
-            marks = ", ".join("?" * 20)
-            try:
-                db.execute(
-                    f"INSERT INTO attempts ({_COLUMNS}, owner) VALUES ({marks})",
-                    (*_values(attempt), self._instance),
-                )
-            except sqlite3.IntegrityError as error:
-                raise LocalProtocolError(
-                    "this payment hash is in the journal already; it is not paid again",
-                    code="offer_refused",
-                    details={"check": "payment hash is new"},
-                ) from error
-        self._mine.add(attempt.payment_hash)
+        # One lock around both: to another thread a row that is not yet ours would look given up.
+        with self._lock:
+            with self._transaction() as db:
+                self._give_up_dead_intents(db, attempt.created_ms)
+                admit(self._sums(db, attempt.session, attempt.created_ms))
+                self._insert(db, attempt)
+            self._mine.add(attempt.payment_hash)
+
+    def _insert(self, db: sqlite3.Connection, attempt: Attempt) -> None:
+        marks = ", ".join("?" * 20)
+        try:
+            db.execute(
+                f"INSERT INTO attempts ({_COLUMNS}, owner) VALUES ({marks})",
+                (*_values(attempt), self._instance),
+            )
+        except sqlite3.IntegrityError as error:
+            raise LocalProtocolError(
+                "this payment hash is in the journal already; it is not paid again",
+                code="offer_refused",
+                details={"check": "payment hash is new"},
+            ) from error
 
     def record(self, before: Attempt, after: Attempt) -> None:
         """Replace a row that is still in `before.state`."""
@@ -370,9 +378,16 @@ class SqliteJournal:
         with self._lock:
             for payment_hash in list(self._mine):
                 self.release(PaymentHash(payment_hash))
-            self._db.close()
             if self._lock_file >= 0:
                 (self._instances / f"{self._instance}.lock").unlink(missing_ok=True)
+            self.drop()
+
+    def drop(self) -> None:
+        """Leave everything as a killed process does: the lock is gone, rows keep their owner."""
+        with self._lock:
+            self._mine.clear()
+            self._db.close()
+            if self._lock_file >= 0:
                 os.close(self._lock_file)
                 self._lock_file = -1
 

@@ -7,6 +7,7 @@ import click
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
 from infern.cli.output import emit_json, note, say
 from infern.client.account import Balance, Topup
+from infern.client.withdrawing import Withdrawal
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount, parse_ckb
 from infern.sdk import AsyncInfern
@@ -68,7 +69,7 @@ def balance(as_json: bool, **flags: Any) -> None:
     Example: infern balance --base-url http://127.0.0.1:9402/v1
     """
     consumer = load_consumer(flags)
-    books = run(lambda: _balance(consumer))
+    books, withdrawals = run(lambda: _balance(consumer))
     if as_json:
         emit_json(
             {
@@ -76,25 +77,39 @@ def balance(as_json: bool, **flags: Any) -> None:
                 "asset": books.asset,
                 "balance": str(books.balance),
                 "held": str(books.held),
+                "owed": str(books.owed),
                 "deposited": str(books.deposited),
                 "spent": str(books.spent),
                 "refunded": str(books.refunded),
+                "withdrawals": [row.payout_id for row in withdrawals],
             }
         )
         return
     say(f"key        {books.key_id}")
     say(f"balance    {format_amount(books.balance)}")
-    say(f"held       {format_amount(books.held)}")
+    requests = format_amount(books.held - books.owed)
+    say(f"held       {requests} by requests, {format_amount(books.owed)} by a withdrawal")
     say(f"deposited  {format_amount(books.deposited)}, spent {format_amount(books.spent)}")
+    say(f"taken out  {format_amount(books.refunded)}")
+    for row in withdrawals:
+        say(f"on its way {format_amount(row.amount)}, {row.state}, {row.payout_id}")
 
 
-async def _balance(consumer: Consumer) -> Balance:
+async def _balance(consumer: Consumer) -> tuple[Balance, list[Withdrawal]]:
+    """The books, and withdrawals that have not ended."""
     async with consumer.client() as client:
-        _need_key(client)
-        return await client.f402.balance()
+        need_key(client)
+        books = await client.f402.balance()
+        rows = await client.f402.withdrawals() if books.owed else []
+        return books, [row for row in rows if row.is_open]
 
 
-def _need_key(client: AsyncInfern) -> None:
+def need_key(client: AsyncInfern) -> None:
+    """Use the key that is kept for this seller.
+
+    Raises:
+        ConfigError: There is none.
+    """
     if not client.f402.use_stored_key():
         raise ConfigError("you have no key at this seller; make one with: infern topup '1 CKB'")
 
@@ -126,5 +141,5 @@ def receipts(limit: int, after: str, as_json: bool, **flags: Any) -> None:
 
 async def _receipts(consumer: Consumer, limit: int, after: str) -> dict[str, Any]:
     async with consumer.client() as client:
-        _need_key(client)
+        need_key(client)
         return dict(await client.f402.receipts(limit=limit, after=after))

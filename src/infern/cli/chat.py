@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from infern.cli.consumer import Consumer, load_consumer, run, seller_options
+from infern.cli.consumer import Consumer, load_consumer, refund_option, run, seller_options
 from infern.cli.output import emit_json, note
 from infern.client.receipts import ReceiptCheck
 from infern.core.errors import ConfigError
@@ -21,6 +21,7 @@ MAX_TURNS: Final = 40
 @click.option("--model", help="Which model; the seller's first one by default.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
 @click.option("--system", help="A system prompt.")
+@refund_option
 @seller_options
 def chat(
     prompt: str | None,
@@ -53,7 +54,7 @@ async def _talk(
     *,
     as_json: bool,
 ) -> None:
-    async with consumer.client() as client:
+    async with consumer.client(pays=True) as client:
         client.f402.use_stored_key()
         name = model or await _first_model(client)
         messages: list[Any] = [{"role": "system", "content": system}] if system else []

@@ -24,12 +24,14 @@ from infern.core.errors import ConfigError, InfernError
 from infern.core.fiber.rpc import GetNodeInfo
 from infern.core.fiber.types import NodeInfo
 from infern.core.ids import Pubkey
+from infern.core.wire.dialects import ServerLook
 from infern.devnet.fiber.server import Endpoints, serve
 from infern.devnet.fiber.settings import NetworkSettings
 from infern.devnet.fiber.topology import three_nodes
 from infern.devnet.model import EmbeddedModel, EmbeddedModelConfig
 from infern.provider.backend import ModelServerBackend
 from infern.provider.config import ProviderConfig
+from infern.provider.look import MAX_LOOK_BYTES, ServerAddress, look_at_server, speak
 from infern.proxy.app import ProxyApp
 from infern.seller.app import SellerApp, assemble
 from infern.seller.config import SellerConfig, SellerSecrets
@@ -49,11 +51,13 @@ class ProviderAgent:
         app: The ASGI application.
         pay_to: Its Fiber node.
         agent: The key its receipts are signed with.
+        model_server: What it took the model server for, for people.
     """
 
     app: SellerApp
     pay_to: Pubkey
     agent: Pubkey
+    model_server: str
 
 
 @asynccontextmanager
@@ -75,6 +79,7 @@ async def provider_agent(config: ProviderConfig, home: Path) -> AsyncIterator[Pr
         node = await _node_of(fiber, config)
         ledger = await stack.enter_async_context(SqliteLedger(home / "ledger.sqlite3"))
         server = await stack.enter_async_context(_model_server(config, stack))
+        config, model_server = await _spoken_to(config)
         backend = ModelServerBackend(
             server,
             config.models,
@@ -99,10 +104,16 @@ async def provider_agent(config: ProviderConfig, home: Path) -> AsyncIterator[Pr
             ledger=ledger,
             fiber=fiber,
             agent=agent,
+            verifier=CoincurveVerifier(),
             clock=clock,
             entropy=entropy,
         )
-        yield ProviderAgent(app=SellerApp(parts), pay_to=node.pubkey, agent=agent.pubkey)
+        yield ProviderAgent(
+            app=SellerApp(parts),
+            pay_to=node.pubkey,
+            agent=agent.pubkey,
+            model_server=model_server,
+        )
 
 
 async def _node_of(fiber: FiberRpcClient, config: ProviderConfig) -> NodeInfo:
@@ -113,6 +124,29 @@ async def _node_of(fiber: FiberRpcClient, config: ProviderConfig) -> NodeInfo:
             f"the Fiber node at {config.fiber_rpc_url} does not answer ({error.message}). "
             "Start it, or set rpc_url in [fiber]; `infern devnet up` starts an embedded one."
         ) from error
+
+
+async def look_at_upstream(config: ProviderConfig) -> ServerLook:
+    """Ask the configured model server which one it is; nothing is known of the embedded one."""
+    if config.upstream is None:
+        return ServerLook(name=None)
+    address = ServerAddress.of(config.upstream)
+    server = HttpModelServer(
+        address.root, api_key=config.upstream_api_key, response_limit_bytes=MAX_LOOK_BYTES
+    )
+    async with server:
+        return await look_at_server(server, address)
+
+
+async def _spoken_to(config: ProviderConfig) -> tuple[ProviderConfig, str]:
+    """The configuration with the model server's dialect, and what the server was taken for."""
+    if config.upstream is None:
+        return config, "embedded toy model"
+    spoken = speak(config, await look_at_upstream(config))
+    for warning in spoken.warnings:
+        _log.warning("%s", warning)
+    _log.info("model server at %s: %s", config.upstream, spoken.who)
+    return spoken.config, spoken.who
 
 
 def _model_server(config: ProviderConfig, stack: AsyncExitStack) -> HttpModelServer:

@@ -19,7 +19,7 @@ from infern.core.units import Network
 from infern.sdk import AsyncInfern, close_wallet, open_wallet
 
 KINDS: Final[dict[str, dict[str, type]]] = {
-    "consumer": {"base_url": str, "api_key": str, "network": str},
+    "consumer": {"base_url": str, "api_key": str, "network": str, "refund_to": str},
     "fiber": {"rpc_url": str, "rpc_token": str},
     "budget": {"per_request": int, "per_session": int, "per_day": int},
 }
@@ -39,6 +39,8 @@ class Consumer:
         rpc_url: The Fiber node.
         rpc_token: Its biscuit; None for none.
         budget: What may be paid unasked.
+        refund_to: Where sellers send what a paid request did not cost: a node's public key, `node`
+            for the one above, or empty for nowhere.
     """
 
     settings: Settings
@@ -48,6 +50,7 @@ class Consumer:
     rpc_url: str
     rpc_token: str | None
     budget: Budget
+    refund_to: str = ""
 
     def seller(self) -> str:
         """The seller's API.
@@ -67,13 +70,18 @@ class Consumer:
         return FiberRpcClient(self.rpc_url, token=self.rpc_token)
 
     @asynccontextmanager
-    async def wallet(self) -> AsyncIterator[Wallet]:
-        """The wallet with its journal, closed again with its nodes."""
+    async def wallet(self, *, pays: bool = False) -> AsyncIterator[Wallet]:
+        """The wallet with its journal, closed again with its nodes.
+
+        Args:
+            pays: It pays for requests, so that it matters where remainders go.
+        """
         wallet = open_wallet(
             fiber_rpc_url=self.rpc_url,
             fiber_rpc_token=self.rpc_token,
             network=self.network,
             budget=self.budget,
+            refund_to=self.refund_to if pays else "",
         )
         try:
             yield wallet
@@ -83,8 +91,8 @@ class Consumer:
             close_wallet(wallet)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[AsyncInfern]:
-        """A paying client of the seller, closed again with its node and journal.
+    async def client(self, *, pays: bool = False) -> AsyncIterator[AsyncInfern]:
+        """A client of the seller, closed again with its node and journal; `pays` as for `wallet`.
 
         Raises:
             InfernError: What the seller refused or the wire broke, in our own words.
@@ -92,7 +100,7 @@ class Consumer:
         base_url, api_key = self.seller(), self.api_key or None
         try:
             async with (
-                self.wallet() as wallet,
+                self.wallet(pays=pays) as wallet,
                 AsyncInfern(base_url=base_url, api_key=api_key, wallet=wallet) as client,
             ):
                 yield client
@@ -113,7 +121,7 @@ def load_consumer(flags: dict[str, Any]) -> Consumer:
     settings = Settings(KINDS, unnamed="consumer")
     settings.add_file(infern_home() / "consumer.toml", required=False)
     settings.add_environment()
-    settings.set_flags("consumer", {k: flags.get(k) for k in ("base_url", "api_key", "network")})
+    settings.set_flags("consumer", {name: flags.get(name) for name in KINDS["consumer"]})
     settings.set_flags("fiber", {"rpc_url": flags.get("rpc_url")})
     document = settings.document
     consumer, fiber = document.get("consumer", {}), document.get("fiber", {})
@@ -130,6 +138,7 @@ def load_consumer(flags: dict[str, Any]) -> Consumer:
         rpc_url=str(fiber.get("rpc_url", DEFAULT_RPC_URL)),
         rpc_token=fiber.get("rpc_token") or None,
         budget=budget,
+        refund_to=str(consumer.get("refund_to", "")),
     )
 
 
@@ -141,6 +150,15 @@ def seller_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return node_options(command)
+
+
+def refund_option(command: Callable[..., None]) -> Callable[..., None]:
+    """The flag of commands that pay for requests."""
+    return click.option(
+        "--refund-to",
+        metavar="KEY",
+        help="Have what a paid request did not cost sent to this Fiber node, or to yours: node.",
+    )(command)
 
 
 def node_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,8 +12,10 @@ import httpx2
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.home import infern_home, provider_home
 from infern.adapters.keyfile import read_private
+from infern.cli import solvency
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
 from infern.cli.output import emit_json, say
+from infern.cli.provider import default_config, load_provider
 from infern.core.errors import InfernError
 from infern.core.fiber.rpc import GetNodeInfo, ListChannels, ListPeers
 from infern.core.fiber.types import NodeInfo
@@ -45,7 +47,7 @@ class Finding:
 @click.command()
 @seller_options
 def doctor(as_json: bool, **flags: Any) -> None:
-    """Check keys, clock, Fiber node, channels, liquidity and the seller.
+    """Check keys, clock, Fiber node, channels, liquidity, seller and your own model server.
 
     Exits 1 when something needs doing.
 
@@ -79,6 +81,8 @@ async def _examine(consumer: Consumer) -> list[Finding]:
             await _asked(findings, "channels", lambda: _channels(node))
     if consumer.base_url:
         await _asked(findings, "seller", lambda: _seller(consumer))
+    if default_config().exists():
+        await _asked(findings, "model server", _model_server)
     return findings
 
 
@@ -93,6 +97,7 @@ async def _asked(
             "Fiber node": "start it, or name it with --fiber-rpc; `infern devnet up` has embedded "
             "ones",
             "seller": "check --base-url, and that the seller runs",
+            "model server": "correct provider.toml",
         }.get(check, "")
         findings.append(Finding(check=check, ok=False, detail=str(error), advice=advice))
         return None
@@ -167,6 +172,27 @@ async def _channels(node: FiberRpcClient) -> list[Finding]:
     ]
 
 
+async def _model_server() -> list[Finding]:
+    """What the model server of this machine's `provider.toml` is, and what does not fit it."""
+    from infern.cli.compose import look_at_upstream
+    from infern.provider.look import speak
+
+    config = load_provider()
+    if config.upstream is None:
+        return [Finding(check="model server", ok=True, detail="the embedded toy model")]
+    look = await look_at_upstream(config)
+    spoken = speak(config, look)
+    return [
+        Finding(
+            check="model server",
+            ok=not look.is_silent,
+            detail=f"{config.upstream}: {spoken.who}",
+            advice="start it, or correct upstream and upstream_api_key" if look.is_silent else "",
+        ),
+        *(Finding(check="model server", ok=False, detail=text) for text in spoken.warnings),
+    ]
+
+
 async def _seller(consumer: Consumer) -> list[Finding]:
     async with httpx2.AsyncClient(timeout=TIMEOUT_MS / 1000) as client:
         response = await client.get(consumer.base_url + "/models")
@@ -178,6 +204,7 @@ async def _seller(consumer: Consumer) -> list[Finding]:
             )
         ]
         date = response.headers.get("date")
+        found += await _solvency(client, consumer.base_url)
     if date is not None:
         skew_s = abs(parsedate_to_datetime(date).timestamp() - time.time())
         found.append(
@@ -189,3 +216,32 @@ async def _seller(consumer: Consumer) -> list[Finding]:
             )
         )
     return found
+
+
+async def _solvency(client: httpx2.AsyncClient, base_url: str) -> list[Finding]:
+    try:
+        report = await solvency.ask(client, base_url)
+    except ValueError as error:
+        return [Finding(check="solvency", ok=False, detail=str(error))]
+    if report is None:
+        return []
+    books = Finding(
+        check="seller's books",
+        ok=report.adds_up,
+        detail="add up" if report.adds_up else "do not add up",
+        advice="" if report.adds_up else "withdraw what you have there: infern withdraw all",
+    )
+    return [
+        books,
+        *(
+            Finding(
+                check="solvency",
+                ok=row.is_covered is not False,
+                detail=row.text,
+                advice=""
+                if row.is_covered is not False
+                else "the seller's node has less than it owes: keep little there, or withdraw it",
+            )
+            for row in report.assets
+        ),
+    ]

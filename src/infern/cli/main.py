@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "proxy": ("infern.cli.proxy", "proxy", "Pay for any OpenAI client on this machine."),
     "receipts": ("infern.cli.account", "receipts", "List the receipts of your prepaid key."),
     "topup": ("infern.cli.account", "topup", "Put money on a prepaid key."),
+    "withdraw": ("infern.cli.withdraw", "withdraw", "Take money out of a prepaid key."),
 }
 LOG_LEVELS: Final = {0: logging.WARNING, 1: logging.INFO}
 

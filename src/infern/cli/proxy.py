@@ -7,7 +7,7 @@ import click
 
 from infern.adapters.home import infern_home
 from infern.adapters.keyfile import read_private, write_private
-from infern.cli.consumer import Consumer, load_consumer, seller_options
+from infern.cli.consumer import Consumer, load_consumer, refund_option, seller_options
 from infern.cli.output import emit_json, say
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount, parse_ckb
@@ -24,6 +24,7 @@ TOKEN_FILE: Final = "proxy.token"  # noqa: S105 - a file's name
 @click.option("--allow-origin", multiple=True, help="A web page's origin that may spend.")
 @click.option("--allow-host", multiple=True, help="A further Host name to answer to.")
 @click.option("--prepaid", metavar="AMOUNT", help="Keep a prepaid key, topped up by AMOUNT.")
+@refund_option
 @seller_options
 def proxy(
     port: int,
@@ -80,7 +81,7 @@ async def _serve(consumer: Consumer, config: ProxyConfig, *, as_json: bool) -> N
     from infern.cli.compose import asgi_server
     from infern.proxy.app import ProxyApp
 
-    async with consumer.wallet() as wallet:
+    async with consumer.wallet(pays=True) as wallet:
         server = asgi_server(
             ProxyApp(config, wallet),
             host=config.host,

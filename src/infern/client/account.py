@@ -71,7 +71,16 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """The books of a key at the seller, base units of `asset`."""
+    """The books of a key at the seller, base units of `asset`.
+
+    Args:
+        balance: What can be spent or withdrawn.
+        held: Reserved by requests and withdrawals under way.
+        owed: The part of `held` that a withdrawal under way reserves.
+        deposited: All that ever came in.
+        spent: Charged for answers.
+        refunded: Sent out, or moved to another key.
+    """
 
     key_id: str
     asset: str
@@ -80,6 +89,7 @@ class Balance:
     deposited: int
     spent: int
     refunded: int
+    owed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,22 +152,23 @@ def error_of(reply: Reply) -> InfernError:
 
 def create_key(account: Account) -> Steps[ApiKey]:
     """Make a prepaid key. The caller stores it before anything else."""
-    _check_origin(account.origin)
+    check_origin(account.origin)
     made = yield from read_json(Fetch(method="POST", path="/f402/keys", body=b"{}"))
-    return ApiKey(api_key=_text(made, "api_key"), key_id=_text(made, "key_id"))
+    return ApiKey(api_key=text_of(made, "api_key"), key_id=text_of(made, "key_id"))
 
 
 def balance(account: Account) -> Steps[Balance]:
     """Read the books of the key."""
-    books = yield from read_json(Fetch(method="GET", path="/f402/balance", key=_key_of(account)))
+    books = yield from read_json(Fetch(method="GET", path="/f402/balance", key=key_of(account)))
     return Balance(
-        key_id=_text(books, "key_id"),
-        asset=_text(books, "asset"),
-        balance=_amount(books, "balance"),
-        held=_amount(books, "held"),
-        deposited=_amount(books, "deposited"),
-        spent=_amount(books, "spent"),
-        refunded=_amount(books, "refunded"),
+        key_id=text_of(books, "key_id"),
+        asset=text_of(books, "asset"),
+        balance=amount_of(books, "balance"),
+        held=amount_of(books, "held"),
+        deposited=amount_of(books, "deposited"),
+        spent=amount_of(books, "spent"),
+        refunded=amount_of(books, "refunded"),
+        owed=amount_of(books, "owed") if "owed" in books else 0,
     )
 
 
@@ -165,7 +176,7 @@ def receipts(account: Account, *, limit: int, after: str) -> Steps[Json]:
     """One page of the key's receipts at the seller: `data` and `next`."""
     cursor = f"&after={after}" if after else ""
     path = f"/f402/receipts?limit={min(max(limit, 1), MAX_RECEIPT_PAGE)}{cursor}"
-    return (yield from read_json(Fetch(method="GET", path=path, key=_key_of(account))))
+    return (yield from read_json(Fetch(method="GET", path=path, key=key_of(account))))
 
 
 def topup(account: Account, amount: int, wallet: Wallet, held: Held) -> Steps[Topup]:
@@ -179,7 +190,7 @@ def topup(account: Account, amount: int, wallet: Wallet, held: Held) -> Steps[To
         PaymentError: The invoice failed a check (`offer_refused`), or it was paid and the credit
             has not shown yet (`payment_pending`, money moved): call again later.
     """
-    _check_origin(account.origin)
+    check_origin(account.origin)
     key_id = (yield from balance(account)).key_id
     digest = _need(key_id)
     wanted = Adopt(origin=account.origin, digest=digest, kind=AttemptKind.TOPUP)
@@ -213,9 +224,9 @@ def _ordered(account: Account, key_id: str, amount: int, wallet: Wallet) -> Step
         Fetch(method="POST", path="/f402/topups", body=body, key=account.key)
     )
     now_ms = wallet.clock.now_ms()
-    text = _text(order, "invoice")
+    text = text_of(order, "invoice")
     invoice, signer = decode_signed_invoice(text, wallet.verifier)
-    pay_to = parse_pubkey(_text(order, "pay_to"))
+    pay_to = parse_pubkey(text_of(order, "pay_to"))
     life_s = invoice.expiry_s
     for name, holds, complaint in (
         ("signer", signer == pay_to, "the invoice is signed by another node than pay_to"),
@@ -230,7 +241,7 @@ def _ordered(account: Account, key_id: str, amount: int, wallet: Wallet) -> Step
         ),
         (
             "payment hash",
-            invoice.payment_hash.hex() == _text(order, "payment_hash").removeprefix("0x"),
+            invoice.payment_hash.hex() == text_of(order, "payment_hash").removeprefix("0x"),
             "the invoice has another payment hash",
         ),
         (
@@ -331,7 +342,7 @@ def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> St
     Raises:
         InfernError: As the seller says; the payment stays as it was.
     """
-    _check_origin(account.origin)
+    check_origin(account.origin)
     clock = wallet.clock
     if attempt.state is ClientState.PROVING:
         attempt = yield from step(held, attempt, ClientEvent.SELLER_FAILED, clock)
@@ -345,15 +356,15 @@ def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> St
             method="POST",
             path="/f402/redeem",
             body=strict_json.dumps(asked),
-            key=_key_of(account),
+            key=key_of(account),
         )
     )
     if attempt.is_at_stake:
         yield from step(held, attempt, ClientEvent.ALREADY_DELIVERED, clock)
     return Redeemed(
         payment_hash=attempt.payment_hash.hex(),
-        credited=_amount(answer, "credited"),
-        key_id=_text(answer, "key_id"),
+        credited=amount_of(answer, "credited"),
+        key_id=text_of(answer, "key_id"),
     )
 
 
@@ -361,7 +372,12 @@ def _need(key_id: str) -> RequestDigest:
     return RequestDigest(hashlib.sha256(topup_description(key_id).encode()).digest())
 
 
-def _key_of(account: Account) -> str:
+def key_of(account: Account) -> str:
+    """The account's key.
+
+    Raises:
+        PaymentError: It has none (`invalid_api_key`).
+    """
     if not account.key:
         raise PaymentError(
             "this needs a prepaid key: pass api_key='inf_sk_...', or make one with"
@@ -372,7 +388,12 @@ def _key_of(account: Account) -> str:
     return account.key
 
 
-def _check_origin(origin: str) -> None:
+def check_origin(origin: str) -> None:
+    """Refuse to talk about money where others listen.
+
+    Raises:
+        PaymentError: `offer_refused`; nothing was sent.
+    """
     parts = urlsplit(origin)
     if parts.scheme != "https" and (parts.hostname or "") not in LOOPBACK_HOSTS:
         raise _refuse("origin", "money needs https, or a loopback address")
@@ -386,12 +407,22 @@ def _refuse(check: str, complaint: str) -> PaymentError:
     )
 
 
-def _text(value: Json, name: str) -> str:
+def text_of(value: Json, name: str) -> str:
+    """A member that must be a string.
+
+    Raises:
+        RemoteProtocolError: It is not.
+    """
     text = value.get(name)
     if not isinstance(text, str):
         raise RemoteProtocolError(f"the seller's answer lacks {name}")
     return text
 
 
-def _amount(value: Json, name: str) -> int:
-    return parse_amount(_text(value, name))
+def amount_of(value: Json, name: str) -> int:
+    """A member that must be an amount.
+
+    Raises:
+        RemoteProtocolError: It is not.
+    """
+    return parse_amount(text_of(value, name))

@@ -1,5 +1,6 @@
 """`client.f402`: what an F402 seller offers beside inference, for threads and event loops."""
 
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,9 +15,11 @@ from infern.client.messages import broken_by
 from infern.client.paying import Held
 from infern.client.receipts import ReceiptCheck
 from infern.client.wallet import Wallet
+from infern.client.withdrawing import Wish, Withdrawal, withdraw, withdrawals
 from infern.core.errors import RemoteProtocolError
 from infern.core.f402.client import ClientState
 from infern.core.f402.credential import KEY_PREFIX
+from infern.core.ids import Pubkey
 
 if TYPE_CHECKING:
     from infern.client.openai import AsyncInfern, Infern
@@ -25,8 +28,20 @@ R = TypeVar("R")
 MAX_API_BYTES: Final = 1024 * 1024
 API_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
 MAX_REDEEMED: Final = 100
+ID_BYTES: Final = 24
 CREDIT_S: Final = 30 * 24 * 3600
 """How long after redeem-until a seller still turns a payment into credit."""
+_REDEEMABLE: Final = frozenset(
+    {
+        ClientState.PAID,
+        ClientState.PROVING,
+        ClientState.UNREDEEMED,
+        ClientState.DELIVERED,
+        # Answered, but not to us: the answer was lost, and what it left over is still there.
+        ClientState.REDEEMED_ELSEWHERE,
+    }
+)
+"""States of a payment that may have something left at its seller."""
 
 
 class _Shared:
@@ -92,8 +107,7 @@ class _Shared:
             if row.origin == origin
             and row.kind is AttemptKind.REQUEST
             and row.redeem_until_s + CREDIT_S > now_s
-            and (row.is_at_stake or row.state is ClientState.DELIVERED)
-            and row.state is not ClientState.PAYING
+            and row.state in _REDEEMABLE
         ]
         return sorted(rows, key=lambda row: not row.is_at_stake)[:MAX_REDEEMED]
 
@@ -103,6 +117,16 @@ class _Shared:
             return row
         held.attempt = self._wallet.journal.adopt_payment(row.payment_hash)
         return held.attempt
+
+    def _wish(
+        self,
+        amount: int | None,
+        to: Pubkey | None,
+        invoice: str | None,
+        withdrawal_id: str | None,
+    ) -> Wish:
+        name = withdrawal_id or secrets.token_urlsafe(ID_BYTES)
+        return Wish(withdrawal_id=name, amount=amount, to=to, invoice=invoice)
 
     @property
     def last_receipt(self) -> ReceiptCheck | None:
@@ -122,7 +146,7 @@ def _reply(response: httpx2.Response, body: bytes) -> Reply:
 
 
 class F402Api(_Shared):
-    """Prepaid keys, balances, receipts and redeeming, for threads."""
+    """Prepaid keys, balances, receipts, redeeming and withdrawing, for threads."""
 
     _client: "Infern"
 
@@ -178,6 +202,36 @@ class F402Api(_Shared):
                 done.append(self._run(flow, held))
         return done
 
+    def withdraw(
+        self,
+        amount: int | None = None,
+        *,
+        to: Pubkey | None = None,
+        invoice: str | None = None,
+        withdrawal_id: str | None = None,
+    ) -> Withdrawal:
+        """Take money out of the key, over Fiber; the seller pays once for each id.
+
+        Args:
+            amount: Shannon that arrive; all there is by default. Routing takes its fee on top.
+            to: The node that gets it; the wallet's own by default.
+            invoice: An invoice to pay instead of pushing an amount to a node.
+            withdrawal_id: Names it; made anew by default. Pass the one of an error to ask again.
+
+        Returns:
+            How it stands: `settled`, or still on its way when patience ended.
+
+        Raises:
+            PaymentError: Nothing left: refused, or there was no way; see `code`.
+            PaymentOutcomeUnknown: No answer came; ask again with `details["id"]`.
+        """
+        wish = self._wish(amount, to, invoice, withdrawal_id)
+        return self._run(withdraw(self._account(), wish, self._wallet), Held())
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """The key's withdrawals, newest first."""
+        return self._run(withdrawals(self._account()), Held())
+
     def _run(self, flow: Steps[R], held: Held) -> R:
         driver = SyncDriver(flow, self._wallet, Fetch)
         try:
@@ -205,7 +259,7 @@ class F402Api(_Shared):
 
 
 class AsyncF402Api(_Shared):
-    """Prepaid keys, balances, receipts and redeeming, for event loops; as `F402Api`."""
+    """Prepaid keys, balances, receipts, redeeming and withdrawing, for event loops."""
 
     _client: "AsyncInfern"
 
@@ -242,6 +296,22 @@ class AsyncF402Api(_Shared):
                 flow = steps.redeem(taken, self._account(), self._wallet, held)
                 done.append(await self._run(flow, held))
         return done
+
+    async def withdraw(
+        self,
+        amount: int | None = None,
+        *,
+        to: Pubkey | None = None,
+        invoice: str | None = None,
+        withdrawal_id: str | None = None,
+    ) -> Withdrawal:
+        """Take money out of the key, over Fiber; as `F402Api.withdraw`."""
+        wish = self._wish(amount, to, invoice, withdrawal_id)
+        return await self._run(withdraw(self._account(), wish, self._wallet), Held())
+
+    async def withdrawals(self) -> list[Withdrawal]:
+        """The key's withdrawals, newest first."""
+        return await self._run(withdrawals(self._account()), Held())
 
     async def _run(self, flow: Steps[R], held: Held) -> R:
         driver = AsyncDriver(flow, self._wallet, Fetch)

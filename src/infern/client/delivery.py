@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from threading import Lock
 
 import httpx2
-from anyio import to_thread
 
 from infern.client.journal import Attempt
 from infern.client.paying import Held, moved
@@ -83,6 +82,10 @@ class Delivery:
         """
         if self._first():
             self._finish(whole=self._is_whole)
+
+    async def aended(self) -> None:
+        """`ended` without keeping the event loop waiting for the disk."""
+        await self._wallet.offload(self.ended)
 
     def left(self) -> None:
         """The consumer closed the answer; a stream that said it was done has ended."""
@@ -216,7 +219,7 @@ class AsyncWatchedStream(httpx2.AsyncByteStream):
             # Also when the task is cancelled, where nothing may be awaited any more.
             self._delivery.broke()
             raise
-        await to_thread.run_sync(self._delivery.ended)
+        await self._delivery.aended()
 
     async def aclose(self) -> None:
         """Close the connection's side; an answer not read to its end is given up."""

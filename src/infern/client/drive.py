@@ -10,14 +10,13 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final, Generic, TypeVar, assert_never
 
-from anyio import to_thread
-
 from infern.client.effects import (
     Adopt,
     Ask,
     Effect,
     Fetch,
     Intend,
+    OwnNode,
     Record,
     Reply,
     Sleep,
@@ -30,12 +29,14 @@ from infern.client.wallet import Wallet
 from infern.core.errors import ConfigError, InfernError, InvariantViolation
 from infern.core.fiber.pay import MakeCall, WaitChange
 from infern.core.fiber.pay_drivers import SyncNode
+from infern.core.fiber.rpc import GetNodeInfo
 from infern.ports import FiberNode
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 W = TypeVar("W", bound=Ask | Fetch)
+NODE_TIMEOUT_MS: Final = 10_000
 _NO_NODE: Final = "no Fiber node is configured to pay with; nothing was paid"
 
 JournalEffect = Adopt | Intend | Record
@@ -130,6 +131,8 @@ class SyncDriver(Generic[W, R]):
                 self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
             case Sleep(duration_ms=duration_ms):
                 self._wallet.clock.wait_ms(duration_ms)
+            case OwnNode():
+                return self._node().call(GetNodeInfo(), timeout_ms=NODE_TIMEOUT_MS).pubkey
             case Ask() | Fetch():
                 raise InvariantViolation("the wire is the caller's")
             case _:
@@ -191,6 +194,9 @@ class AsyncDriver(Generic[W, R]):
                 await self._node().wait_change(payment_hash, timeout_ms=timeout_ms)
             case Sleep(duration_ms=duration_ms):
                 await self._wallet.clock.sleep_ms(duration_ms)
+            case OwnNode():
+                info = await self._node().call(GetNodeInfo(), timeout_ms=NODE_TIMEOUT_MS)
+                return info.pubkey
             case Ask() | Fetch():
                 raise InvariantViolation("the wire is the caller's")
             case _:
@@ -220,7 +226,7 @@ class _Writing:
 
     async def run(self) -> Attempt | None:
         try:
-            return await to_thread.run_sync(self._work)
+            return await self._wallet.offload(self._work)
         except BaseException:
             with self._lock:
                 self._abandoned = True

@@ -12,7 +12,7 @@ from infern.client.journal import Attempt, AttemptKind
 from infern.core.errors import InvariantViolation, TransportError
 from infern.core.fiber.pay import MakeCall, WaitChange
 from infern.core.fiber.types import PaymentRecord
-from infern.core.ids import RequestDigest
+from infern.core.ids import Pubkey, RequestDigest
 
 T = TypeVar("T")
 
@@ -58,10 +58,12 @@ class Ask:
     Args:
         proof: The `PAYMENT-SIGNATURE` value, or None for the unpaid request.
         max_amount: The `F402-Max-Amount` of the unpaid request.
+        refund_to: The `F402-Refund-To` of the unpaid request.
     """
 
     proof: str | None = None
     max_amount: int | None = None
+    refund_to: Pubkey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,12 @@ class Sleep:
     duration_ms: int
 
 
-Effect = Ask | Fetch | Adopt | Intend | Record | MakeCall | WaitChange | Sleep
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnNode:
+    """Ask the wallet's node who it is; the answer is its `Pubkey`. Throws `InfernError`."""
+
+
+Effect = Ask | Fetch | Adopt | Intend | Record | MakeCall | WaitChange | Sleep | OwnNode
 """`MakeCall` is answered with the payment's record or throws `InfernError`."""
 
 Steps = Generator[Effect, object, T]
@@ -140,6 +147,14 @@ def adopt(effect: Adopt) -> Steps[Attempt | None]:
     if attempt is not None and not isinstance(attempt, Attempt):
         raise InvariantViolation("a driver answers Adopt with an Attempt or None")
     return attempt
+
+
+def own_node() -> Steps[Pubkey]:
+    """Perform an `OwnNode`."""
+    node = yield OwnNode()
+    if not isinstance(node, bytes):
+        raise InvariantViolation("a driver answers OwnNode with a public key")
+    return Pubkey(node)
 
 
 def look(effect: MakeCall) -> Steps[PaymentRecord]:

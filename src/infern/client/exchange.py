@@ -64,6 +64,8 @@ class Order:
         can_pay: False when there is no Fiber node to pay with; old proofs are used all the same.
         target: Origin form with query.
         body: The bytes that are sent.
+        is_keyed: It carries a prepaid key, which then gets what is left.
+        refund_to: The node it names itself for a remainder.
     """
 
     origin: str
@@ -72,9 +74,21 @@ class Order:
     can_pay: bool
     target: str
     body: bytes = field(repr=False)
+    is_keyed: bool = False
+    refund_to: Pubkey | None = None
 
     @classmethod
-    def of(cls, *, method: str, origin: str, target: str, body: bytes, can_pay: bool) -> "Order":
+    def of(
+        cls,
+        *,
+        method: str,
+        origin: str,
+        target: str,
+        body: bytes,
+        can_pay: bool,
+        is_keyed: bool = False,
+        refund_to: Pubkey | None = None,
+    ) -> "Order":
         """The order for a request's bytes; `target` is the origin form with query."""
         return cls(
             origin=origin,
@@ -83,6 +97,8 @@ class Order:
             can_pay=can_pay,
             target=target,
             body=body,
+            is_keyed=is_keyed,
+            refund_to=refund_to,
         )
 
 
@@ -105,6 +121,7 @@ class Exchange:
     def __init__(self, order: Order, wallet: Wallet) -> None:
         self.order = order
         self._wallet = wallet
+        self._refund_to = order.refund_to or (None if order.is_keyed else wallet.refund_to)
         self.held = Held()
 
     def run(self) -> Steps[Outcome]:
@@ -116,18 +133,23 @@ class Exchange:
             WireBroken: No answer. With money at stake the row is kept for the next attempt.
             LedgerError: The journal is away; nothing was paid after it said so.
         """
-        attempt = yield from self._resume()
+        attempt = yield from self.resume()
         if attempt is None:
-            reply = yield from ask(Ask(max_amount=self._max_amount()))
-            if reply.status != 402:
-                return Outcome(reply=reply, attempt=None)
-            if reply.redirected:
-                raise _refused("redirect", "the offer came from another address than was asked")
-            intended = self._consider(reply)
+            reply = yield from ask(self.unpaid())
+            intended = self.consider(reply)
             if intended is None:
                 return Outcome(reply=reply, attempt=None)
-            attempt = yield from begin_payment(self.held, intended, self._wallet)
-        return (yield from self._prove(attempt))
+            attempt = yield from self.pay(intended)
+        return (yield from self.prove(attempt))
+
+    def unpaid(self) -> Ask:
+        """The request without a proof."""
+        cap = self._wallet.budget.per_request if self.order.can_pay else None
+        return Ask(max_amount=cap, refund_to=self._refund_to if self.order.can_pay else None)
+
+    def pay(self, intended: Attempt) -> Steps[Attempt]:
+        """Pay what was considered; raises as `begin_payment`."""
+        return begin_payment(self.held, intended, self._wallet)
 
     def delivery(
         self, outcome: Outcome, *, is_keyed: bool, agents: frozenset[Pubkey], log: ReceiptLog
@@ -153,11 +175,13 @@ class Exchange:
             log=log,
         )
 
-    def _max_amount(self) -> int | None:
-        return self._wallet.budget.per_request if self.order.can_pay else None
+    def resume(self) -> Steps[Attempt | None]:
+        """A payment made earlier for this very request, certainly paid, or None.
 
-    def _resume(self) -> Steps[Attempt | None]:
-        """A payment made earlier for this very request, certainly paid, or None."""
+        Raises:
+            PaymentOutcomeUnknown: There is one, and nobody knows what became of it.
+            LedgerError: The journal is away.
+        """
         wanted = Adopt(origin=self.order.origin, digest=self.order.digest, kind=AttemptKind.REQUEST)
         for _ in range(MAX_ADOPTIONS):
             attempt = yield from adopt(wanted)
@@ -176,8 +200,17 @@ class Exchange:
                 self.held.attempt = None
         raise PaymentOutcomeUnknown("too many unfinished payments for this request; try later")
 
-    def _consider(self, reply: Reply) -> Attempt | None:
-        """Read and check the offer of a 402; None when there is nothing to pay here."""
+    def consider(self, reply: Reply) -> Attempt | None:
+        """Read and check the offer of a 402; None when there is nothing to pay here.
+
+        Raises:
+            PaymentError: `offer_refused`; nothing was paid.
+            RemoteProtocolError: The offer cannot be read; nothing was paid.
+        """
+        if reply.status != 402:
+            return None
+        if reply.redirected:
+            raise _refused("redirect", "the offer came from another address than was asked")
         offer = parse_offer(reply.body, self.order.url)
         if offer is None or not self.order.can_pay:
             return None
@@ -193,6 +226,7 @@ class Exchange:
             pay_to=known.pay_to,
             price=known.price,
             ceilings=own_ceilings(self.order.target, self.order.body),
+            refund_to=self._refund_to,
         )
         check_offer(offer, expected, self._wallet.verifier)
         return self._intent(offer, now_ms)
@@ -219,8 +253,13 @@ class Exchange:
             updated_ms=now_ms,
         )
 
-    def _prove(self, attempt: Attempt) -> Steps[Outcome]:
-        """Present the proof until it is answered, refused, or patience ends."""
+    def prove(self, attempt: Attempt) -> Steps[Outcome]:
+        """Present the proof until it is answered, refused, or patience ends.
+
+        Raises:
+            PaymentError: The seller was paid and asks again, or points elsewhere.
+            WireBroken: No answer; the row is kept for the next attempt.
+        """
         clock, patience = self._wallet.clock, self._wallet.patience
         proof = proof_header(attempt.offer(), preimage=attempt.preimage)
         give_up_ms = clock.now_ms() + patience.prove_ms

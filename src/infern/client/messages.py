@@ -15,12 +15,17 @@ from infern.client.exchange import Order
 from infern.client.wallet import MAX_ERROR_BYTES
 from infern.core.errors import InfernError, RemoteProtocolError
 from infern.core.f402.checks import origin_of
-from infern.core.f402.credential import KEY_PREFIX, PROOF_HEADER
+from infern.core.f402.credential import KEY_PREFIX, MPP_HEADER, PROOF_HEADER
+from infern.core.f402.mpp import PAYMENT_SCHEME
 from infern.core.f402.offer import PAYMENT_REQUIRED_HEADER
+from infern.core.f402.refund import REFUND_HEADER
+from infern.core.ids import Pubkey, parse_pubkey
 from infern.core.wire.render import render_error
 
 MAX_AMOUNT_HEADER: Final = "F402-Max-Amount"
 SHOULD_RETRY_HEADER: Final = "x-should-retry"
+OFFER_HEADERS: Final = (PAYMENT_REQUIRED_HEADER, "WWW-Authenticate")
+"""What clients above us would pay."""
 _F402_PATH: Final = "/f402/"
 
 
@@ -47,10 +52,14 @@ def is_payable(request: httpx2.Request) -> bool:
 
     One that carries a proof already is paid by somebody above us.
     """
+    headers = request.headers
+    scheme, _, _ = headers.get("authorization", "").partition(" ")
     return (
         request.method == "POST"
         and _F402_PATH not in request.url.path
-        and PROOF_HEADER not in request.headers
+        and PROOF_HEADER not in headers
+        and MPP_HEADER not in headers
+        and scheme.lower() != PAYMENT_SCHEME.lower()
     )
 
 
@@ -68,7 +77,17 @@ def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
         target=request.url.raw_path.decode("ascii"),
         body=body,
         can_pay=can_pay,
+        is_keyed=has_key(request),
+        refund_to=_refund_asked(request),
     )
+
+
+def _refund_asked(request: httpx2.Request) -> Pubkey | None:
+    """The node the caller itself names for a remainder; the seller refuses what is none."""
+    try:
+        return parse_pubkey(request.headers.get(REFUND_HEADER, ""))
+    except RemoteProtocolError:
+        return None
 
 
 def dress(request: httpx2.Request, todo: Ask) -> None:
@@ -77,8 +96,11 @@ def dress(request: httpx2.Request, todo: Ask) -> None:
     request.headers["Accept-Encoding"] = "identity"
     if todo.proof is not None:
         request.headers = OneHopHeaders(request.headers, todo.proof)
-    elif todo.max_amount is not None and MAX_AMOUNT_HEADER not in request.headers:
+        return
+    if todo.max_amount is not None and MAX_AMOUNT_HEADER not in request.headers:
         request.headers[MAX_AMOUNT_HEADER] = str(todo.max_amount)
+    if todo.refund_to is not None and REFUND_HEADER not in request.headers:
+        request.headers[REFUND_HEADER] = todo.refund_to.hex()
 
 
 def copy_for(request: httpx2.Request, body: bytes, todo: Ask) -> httpx2.Request:
@@ -229,7 +251,8 @@ def broken_by(error: httpx2.TransportError) -> WireBroken:
 def mark_final(response: httpx2.Response) -> None:
     """An answer to a proof is final for the layers above: this one did all the repeating."""
     response.headers[SHOULD_RETRY_HEADER] = "false"
-    response.headers.pop(PAYMENT_REQUIRED_HEADER, None)
+    for name in OFFER_HEADERS:
+        response.headers.pop(name, None)
 
 
 def replace_by_error(response: httpx2.Response, error: InfernError) -> None:

@@ -1,8 +1,10 @@
 """What a client pays with: a Fiber node, a journal, a budget and the limits of its patience."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
+
+from anyio import to_thread
 
 from infern.client.budget import Budget
 from infern.client.journal import Journal
@@ -12,6 +14,8 @@ from infern.core.ids import Pubkey
 from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.ports import FiberNode
+
+T = TypeVar("T")
 
 MAX_ERROR_BYTES: Final = 64 * 1024
 """A client reads no more than this of an answer that is not a success."""
@@ -31,6 +35,19 @@ class ClientClock(Protocol):
     def wait_ms(self, duration_ms: int) -> None:
         """Wait in a thread."""
         ...
+
+
+class Offload(Protocol):
+    """Runs blocking work for a coroutine. Cancelling the wait does not stop the work."""
+
+    async def __call__(self, work: Callable[[], T]) -> T:
+        """Run it and return or raise what it does."""
+        ...
+
+
+async def in_worker_thread(work: Callable[[], T]) -> T:
+    """`Offload` to anyio's worker threads."""
+    return await to_thread.run_sync(work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +107,9 @@ class Wallet:
         sync_node: The same for sync clients.
         patience: Limits of waiting.
         pinned: What is known of sellers beforehand, by origin.
+        offload: Where an event loop's writes to the journal are made.
+        refund_to: The node that sellers send to what a paid request did not cost; None leaves it
+            with them, to be redeemed. It tells them which node that is.
     """
 
     journal: Journal
@@ -102,6 +122,8 @@ class Wallet:
     sync_node: SyncNode | None = None
     patience: Patience = field(default_factory=Patience)
     pinned: Mapping[str, Pinned] = field(default_factory=dict)
+    offload: Offload = in_worker_thread
+    refund_to: Pubkey | None = None
 
     def known_of(self, origin: str) -> Pinned:
         """What is pinned for an origin."""

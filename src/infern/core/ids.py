@@ -28,6 +28,7 @@ PayoutId = NewType("PayoutId", str)
 
 _HEX = re.compile(r"[0-9a-f]*")
 _CROCKFORD: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS: Final = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
 
 
 def parse_hex(text: str, length_bytes: int, what: str) -> bytes:
@@ -70,8 +71,4 @@ def base32_id(prefix: str, entropy: bytes) -> str:
     if len(entropy) != 16:
         raise ValueError("an identifier takes 16 bytes of entropy")
     number = int.from_bytes(entropy, "big")
-    chars = []
-    for _ in range(26):
-        number, digit = divmod(number, 32)
-        chars.append(_CROCKFORD[digit])
-    return prefix + "".join(reversed(chars))
+    return prefix + "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])

@@ -58,6 +58,7 @@ class ModelServerBackend:
                     identity=configured_identity(model, agent=agent, genesis_hash=genesis_hash),
                     endpoints=model.endpoints,
                     created_s=created_s,
+                    upstream_name=model.upstream_name,
                 ),
             )
             for model in models

@@ -13,6 +13,7 @@ from infern.core.errors import ConfigError
 from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
+from infern.core.wire.dialects import DIALECTS, DialectName
 from infern.core.wire.endpoints import MAX_MODEL_CHARS, Endpoint
 from infern.core.wire.rewrite import Dialect, EarlyUsage, TokenLimit
 from infern.core.wire.strict_json import dumps
@@ -28,6 +29,7 @@ listen = "127.0.0.1:9402"
 public_url = "http://127.0.0.1:9402"   # what consumers type; https unless it is loopback
 network = "dev"                        # dev, testnet or mainnet
 upstream = "http://127.0.0.1:8000/v1"  # your model server; leave out for the embedded toy model
+dialect = "auto"                       # or vllm, llama_cpp, ollama, lm_studio, openai
 
 [fiber]
 rpc_url = "http://127.0.0.1:8227"      # your Fiber node
@@ -41,9 +43,10 @@ default_completion_tokens = 1024
 request_fee = 1000
 input_per_mtok = 200000000
 output_per_mtok = 600000000
-# early_usage = "vllm"                 # or "llama_cpp", if your server is one: it tells the size of
-                                       # a prompt at once, so that who leaves a stream pays for it
 """
+AUTO: Final = "auto"
+_OVERRIDES: Final = frozenset({"token_limit", "pinned", "early_usage", "cuts_prompts"})
+"""Members of a model that say otherwise than its model server's dialect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class ModelConfig:
         limits: Context and output ceilings.
         endpoints: What it may be used for.
         dialect: How the model server wants its requests.
+        overrides: Members of the dialect that the operator set; they win over a named one's.
     """
 
     name: str
@@ -65,6 +69,15 @@ class ModelConfig:
     limits: ModelLimits
     endpoints: frozenset[Endpoint]
     dialect: Dialect
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def spoken_to(self, name: DialectName) -> "ModelConfig":
+        """The same model behind a server of this dialect: no more is sold than it can count."""
+        dialect = dataclasses.replace(DIALECTS[name], **self.overrides)
+        limits = dataclasses.replace(self.limits, cuts_prompts=dialect.cuts_prompts)
+        if dialect.counts_one:
+            limits = dataclasses.replace(limits, max_n=1, max_prompts=1)
+        return dataclasses.replace(self, dialect=dialect, limits=limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +91,7 @@ class ProviderConfig:
         network: The CKB and Fiber network.
         upstream: Base URL of the model server; None for the embedded toy model.
         upstream_api_key: Its key, if it wants one.
+        dialect: What kind of model server it is; None to find out from its answers.
         embedded_pace_tokens_per_s: Slows the embedded model's streams down; None for full speed.
         fiber_rpc_url: The provider's Fiber node.
         fiber_rpc_token: Its biscuit, if it wants one.
@@ -92,12 +106,18 @@ class ProviderConfig:
     network: Network
     upstream: str | None
     upstream_api_key: str | None = field(repr=False)
+    dialect: DialectName | None
     embedded_pace_tokens_per_s: int | None
     fiber_rpc_url: str
     fiber_rpc_token: str | None = field(repr=False)
     models: tuple[ModelConfig, ...]
     limits: SellerLimits
     require_preimage: bool
+
+    def spoken_to(self, name: DialectName) -> "ProviderConfig":
+        """The same with a model server of this dialect."""
+        models = tuple(model.spoken_to(name) for model in self.models)
+        return dataclasses.replace(self, dialect=name, models=models)
 
 
 Table = Mapping[str, Any]
@@ -113,7 +133,7 @@ def parse_provider_config(document: Table) -> ProviderConfig:
     provider, fiber = _table(document, "provider"), _table(document, "fiber")
     _only(
         provider,
-        {"listen", "public_url", "network", "upstream", "upstream_api_key"}
+        {"listen", "public_url", "network", "upstream", "upstream_api_key", "dialect"}
         | {"require_preimage", "embedded_pace_tokens_per_s"},
         "[provider]",
     )
@@ -123,7 +143,10 @@ def parse_provider_config(document: Table) -> ProviderConfig:
     if not isinstance(models, list) or not models:
         raise ConfigError("name at least one model with its price in a [[models]] section")
     upstream = _get(provider, "upstream", str, "") or None
-    early_usage = EarlyUsage.LLAMA_CPP if upstream is None else EarlyUsage.NONE
+    dialect = _dialect(_get(provider, "dialect", str, AUTO))
+    if upstream is None:
+        dialect = DialectName.LLAMA_CPP
+    sold = _distinct(tuple(_model(table, dialect=dialect) for table in models))
     return ProviderConfig(
         listen_host=host,
         listen_port=port,
@@ -131,10 +154,11 @@ def parse_provider_config(document: Table) -> ProviderConfig:
         network=_network(_get(provider, "network", str, "dev")),
         upstream=upstream,
         upstream_api_key=_get(provider, "upstream_api_key", str, "") or None,
+        dialect=dialect,
         embedded_pace_tokens_per_s=_get(provider, "embedded_pace_tokens_per_s", int, 0) or None,
         fiber_rpc_url=_get(fiber, "rpc_url", str, "http://127.0.0.1:8227"),
         fiber_rpc_token=_get(fiber, "rpc_token", str, "") or None,
-        models=_distinct(tuple(_model(table, early_usage=early_usage) for table in models)),
+        models=sold,
         limits=_limits(_table(document, "limits")),
         require_preimage=_get(provider, "require_preimage", bool, default=False),
     )
@@ -146,16 +170,14 @@ def _distinct(models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
     return models
 
 
-def _model(table: Table, *, early_usage: EarlyUsage) -> ModelConfig:
+def _model(table: Table, *, dialect: DialectName | None) -> ModelConfig:
     if not isinstance(table, Mapping):
         raise ConfigError("[[models]] must be tables")
-    limits_names = {f.name for f in dataclasses.fields(ModelLimits)}
+    limits_names = {f.name for f in dataclasses.fields(ModelLimits)} - _OVERRIDES
     prices = {"request_fee", "input_per_mtok", "output_per_mtok"}
     _only(
         table,
-        {"name", "upstream_name", "endpoints", "token_limit", "pinned", "early_usage"}
-        | prices
-        | limits_names,
+        {"name", "upstream_name", "endpoints"} | _OVERRIDES | prices | limits_names,
         "[[models]]",
     )
     name = _get(table, "name", str, "")
@@ -177,26 +199,66 @@ def _model(table: Table, *, early_usage: EarlyUsage) -> ModelConfig:
             input_per_mtok=_get(table, "input_per_mtok", int, 0),
             output_per_mtok=_get(table, "output_per_mtok", int, 0),
         )
-        limits = ModelLimits(**{k: _get(table, k, int, 0) for k in table if k in limits_names})
-        dialect = Dialect(
-            token_limit=TokenLimit[_get(table, "token_limit", str, "max_tokens").upper()],
-            pinned=dict(_table(table, "pinned")),
-            early_usage=_early_usage(_get(table, "early_usage", str, early_usage.value)),
-        )
-        dumps(dialect.pinned)  # dates and NaN are TOML but not JSON
-    except KeyError:
-        known = ", ".join(limit.name.lower() for limit in TokenLimit)
-        raise ConfigError(f"model {name}: token_limit is one of {known}") from None
+        sizes: dict[str, Any] = {k: _get(table, k, int, 0) for k in table if k in limits_names}
+        limits = ModelLimits(**sizes)
+        overrides = _overrides(table)
+        Dialect(**overrides)  # refuses what may not be pinned
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model {name}: {error}") from error
-    return ModelConfig(
+    model = ModelConfig(
         name=name,
         upstream_name=_get(table, "upstream_name", str, name),
         price=price,
         limits=limits,
         endpoints=frozenset(endpoints),
-        dialect=dialect,
+        dialect=DIALECTS[DialectName.OPENAI],
+        overrides=overrides,
     )
+    if dialect is not None and DIALECTS[dialect].counts_one:
+        _check_counted(table, name, dialect)
+    return model.spoken_to(dialect or DialectName.OPENAI)
+
+
+def _overrides(table: Table) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "token_limit" in table:
+        found["token_limit"] = _token_limit(_get(table, "token_limit", str, ""))
+    if "early_usage" in table:
+        found["early_usage"] = _early_usage(_get(table, "early_usage", str, ""))
+    if "cuts_prompts" in table:
+        found["cuts_prompts"] = _get(table, "cuts_prompts", bool, default=False)
+    if "pinned" in table:
+        found["pinned"] = dict(_table(table, "pinned"))
+        dumps(found["pinned"])  # dates and NaN are TOML but not JSON
+    return found
+
+
+def _check_counted(table: Table, name: str, dialect: DialectName) -> None:
+    """Refuse to sell several answers at once where the model server counts one of them."""
+    for member in ("max_n", "max_prompts"):
+        if _get(table, member, int, 1) > 1:
+            raise ConfigError(
+                f"model {name}: {member} above 1 cannot be sold with dialect {dialect}, which "
+                "makes or counts one answer only; leave it out"
+            )
+
+
+def _dialect(text: str) -> DialectName | None:
+    if text == AUTO:
+        return None
+    try:
+        return DialectName(text)
+    except ValueError:
+        known = ", ".join((AUTO, *DialectName))
+        raise ConfigError(f"dialect is one of {known}, not {text!r}") from None
+
+
+def _token_limit(text: str) -> TokenLimit:
+    found = {limit.name.lower(): limit for limit in TokenLimit}.get(text)
+    if found is None:
+        known = ", ".join(limit.name.lower() for limit in TokenLimit)
+        raise ConfigError(f"token_limit is one of {known}, not {text!r}")
+    return found
 
 
 def _early_usage(text: str) -> EarlyUsage:

@@ -4,56 +4,45 @@ Plain Starlette; none of this is on the hot path. Each handler is one small conv
 ledger, and every refusal has the OpenAI error shape.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from infern.core.errors import (
-    IdentityRejected,
-    InfernError,
-    JsonValue,
-    ProtocolError,
-    QuotaExceeded,
-    RemoteProtocolError,
-)
-from infern.core.f402.credential import key_digest, make_key, parse_credential
+from infern.core.errors import JsonValue, ProtocolError, QuotaExceeded, RemoteProtocolError
+from infern.core.f402.credential import key_digest, make_key
 from infern.core.f402.offer import terms_to_json
 from infern.core.f402.receipt import Receipt, sign_receipt
 from infern.core.ids import (
+    PaymentHash,
     RequestId,
     TabId,
     base32_id,
     parse_payment_hash,
     parse_preimage,
 )
+from infern.core.ledger.payout import Payout, PayoutPurpose
 from infern.core.ledger.records import KeyRecord, StoredReceipt, Topup, TopupState
 from infern.core.ledger.tab import Tab
 from infern.core.units import CKB, parse_amount
 from infern.core.wire.endpoints import Endpoint
-from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import JsonObject, loads_object
-from infern.seller.http import ClientGone, read_body, read_head
+from infern.seller.endpoints import NO_STORE, Endpoints, Handler
 from infern.seller.limits import BODIES_PER_ADDRESS, AddressLimiter, AddressSlots, Slots
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import price_request
 from infern.seller.settlement import paid_request
 
-MAX_BODY_BYTES: Final = 64 * 1024
 MAX_RECEIPTS: Final = 100
-CLIENT_GONE: Final = 499
-NO_STORE: Final = {"cache-control": "no-store"}
-Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Accounts:
+class Accounts(Endpoints):
     """The `/v1/f402/*` and `/v1/models` endpoints over a seller's parts."""
 
     def __init__(self, parts: SellerParts) -> None:
-        self._parts = parts
+        super().__init__(parts)
         self._new_keys = AddressLimiter(
             per_minute=parts.config.limits.keys_per_minute,
             capacity=parts.config.limits.addresses,
@@ -67,7 +56,7 @@ class Accounts:
         )
 
     def routes(self) -> list[Route]:
-        """Starlette routes; errors are rendered by `handle`."""
+        """Starlette routes."""
         table: list[tuple[str, str, Handler]] = [
             ("GET", "/v1/models", self.models),
             ("GET", "/v1/models/{model:path}", self.model),
@@ -80,19 +69,7 @@ class Accounts:
             ("GET", "/v1/f402/receipts/{request_id}", self.receipt),
             ("POST", "/v1/f402/redeem", self.redeem),
         ]
-        return [Route(path, self._handle(run), methods=[verb]) for verb, path, run in table]
-
-    def _handle(self, run: Handler) -> Handler:
-        async def handler(request: Request) -> Response:
-            try:
-                return await run(request)
-            except InfernError as error:
-                rendered = render_error(error, self._parts.request_id())
-                return Response(rendered.body, rendered.status, rendered.headers)
-            except ClientGone:
-                return Response(status_code=CLIENT_GONE)  # nobody reads it
-
-        return handler
+        return self._routes(table)
 
     async def models(self, _: Request) -> Response:
         """Everything on sale, in OpenAI's list shape with prices."""
@@ -231,10 +208,15 @@ class Accounts:
         return JSONResponse(self._topup_json(topup, key), headers=NO_STORE)
 
     async def balance(self, request: Request) -> Response:
-        """The key's tab."""
+        """The key's tab, and what of it is on its way out."""
         key = await self._key(request)
         tab = await self._parts.ledger.tab(key.tab_id)
-        return JSONResponse({"key_id": key.key_id, **tab_json(tab)}, headers=NO_STORE)
+        # One withdrawal at a time, so that an open one is the newest.
+        newest = await self._parts.ledger.payouts(
+            key.tab_id, purpose=PayoutPurpose.WITHDRAW, limit=1
+        )
+        owed = sum(payout.reserved for payout in newest if payout.is_open)
+        return JSONResponse({"key_id": key.key_id, **tab_json(tab, owed=owed)}, headers=NO_STORE)
 
     async def receipts(self, request: Request) -> Response:
         """The key's receipts in session order, a page at a time."""
@@ -256,7 +238,10 @@ class Accounts:
         stored = await self._parts.ledger.receipt(RequestId(request.path_params["request_id"]))
         if stored is None:
             raise ProtocolError("there is no receipt of this request", code="not_found")
-        return JSONResponse(self._receipt_json(stored), headers=NO_STORE)
+        payment_ref = Receipt.unpack(stored.packed).payment_ref
+        refund = await self._parts.ledger.refund(PaymentHash(payment_ref))
+        shown = {**self._receipt_json(stored), "refund": refund_json(refund)}
+        return JSONResponse(shown, headers=NO_STORE)
 
     def _receipt_json(self, stored: StoredReceipt) -> dict[str, JsonValue]:
         receipt = Receipt.unpack(stored.packed)
@@ -285,29 +270,27 @@ class Accounts:
         )
         return JSONResponse({"credited": str(credited), "key_id": key.key_id}, headers=NO_STORE)
 
-    async def _key(self, request: Request) -> KeyRecord:
-        head = read_head(request.scope, request_id="")
-        credential = parse_credential(head.headers)
-        if credential.key is None:
-            raise IdentityRejected("This needs your prepaid key: Authorization: Bearer inf_sk_…")
-        return await self._parts.keys.find(credential.key, head.address)
 
-    async def _body(self, request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
-        head = read_head(request.scope, request_id="")
-        return await read_body(
-            head,
-            request.receive,
-            limit_bytes=limit,
-            timeout_ms=self._parts.config.limits.body_timeout_ms,
-        )
+def refund_json(refund: Payout | None) -> dict[str, JsonValue] | None:
+    """What became of a remainder that is sent back; not where to, which is the payer's to know."""
+    if refund is None:
+        return None
+    return {
+        "state": refund.state.value,
+        "failure": refund.failure or None,
+        "amount": str(refund.amount),
+        "fee": str(refund.fee),
+        "payment_hash": None if refund.payment_hash is None else refund.payment_hash.hex(),
+    }
 
 
-def tab_json(tab: Tab) -> dict[str, JsonValue]:
-    """A tab's sums as decimal strings."""
+def tab_json(tab: Tab, *, owed: int) -> dict[str, JsonValue]:
+    """A tab's sums as decimal strings; `owed` is held by a withdrawal under way."""
     return {
         "asset": str(tab.asset),
         "balance": str(tab.balance),
         "held": str(tab.held),
+        "owed": str(owed),
         "deposited": str(tab.deposited),
         "spent": str(tab.spent),
         "refunded": str(tab.refunded),

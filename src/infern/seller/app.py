@@ -13,23 +13,34 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from infern.core.errors import InfernError, InvariantViolation, ProtocolError
+from infern.core.ids import base32_id
 from infern.core.ledger.books import violations
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
-from infern.ports import Clock, Entropy, FiberNode, Ledger, Signer
+from infern.ports import Clock, Entropy, FiberNode, Ledger, SignatureVerifier, Signer
 from infern.seller.accounts import Accounts
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
+from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
 from infern.seller.jobs import Jobs
 from infern.seller.keys import KeyRing
+from infern.seller.leases import LeaseKeeper
+from infern.seller.locks import LockKeeper
 from infern.seller.minting import Minter
 from infern.seller.parts import SellerParts
+from infern.seller.payouts import PayoutDesk
 from infern.seller.pipeline import Pipeline
 from infern.seller.proofs import ProofDesk
+from infern.seller.sending import Sender
+from infern.seller.solvency import Solvency
 from infern.seller.topups import TopupWatch
+from infern.seller.unclaimed import UnclaimedWatch
+from infern.seller.withdrawals import Withdrawals
 
+DRAIN_S: Final = 10
+"""For held payments to be settled or given back before the process ends."""
 HOT: Final[Mapping[str, Endpoint]] = {endpoint.path: endpoint for endpoint in Endpoint}
 _log = logging.getLogger(__name__)
 
@@ -41,11 +52,28 @@ def assemble(
     ledger: Ledger,
     fiber: FiberNode,
     agent: Signer,
+    verifier: SignatureVerifier,
     clock: Clock,
     entropy: Entropy,
 ) -> SellerParts:
     """Put a seller's parts together."""
     keys = KeyRing(ledger, clock)
+    endings = Endings(clock)
+    minter = Minter(config, fiber=fiber, clock=clock, entropy=entropy)
+    payouts = PayoutDesk(
+        ledger=ledger,
+        sender=Sender(fiber=fiber, clock=clock, verifier=verifier),
+        clock=clock,
+        in_flight=config.limits.payouts_in_flight,
+    )
+    locks = LockKeeper(
+        ledger=ledger,
+        fiber=fiber,
+        clock=clock,
+        preimage_key=config.secrets.preimage_key,
+        claim_ms=config.limits.lock_claim_ms,
+        on_payout=payouts.wake,
+    )
     return SellerParts(
         config=config,
         backend=backend,
@@ -53,7 +81,7 @@ def assemble(
         agent=agent,
         clock=clock,
         entropy=entropy,
-        minter=Minter(config, fiber=fiber, clock=clock, entropy=entropy),
+        minter=minter,
         proofs=ProofDesk(config, fiber=fiber, clock=clock),
         keys=keys,
         topups=TopupWatch(
@@ -63,7 +91,21 @@ def assemble(
             keys=keys,
             empty_key_s=config.limits.empty_key_s,
         ),
-        endings=Endings(clock),
+        endings=endings,
+        leases=LeaseKeeper(
+            ledger=ledger,
+            clock=clock,
+            owner=base32_id("seller_", entropy.random_bytes(16)),
+            waiting=endings.hold_ids,
+        ),
+        locks=locks,
+        hold_offers=HoldOffers(
+            config, minter=minter, locks=locks, ledger=ledger, fiber=fiber, clock=clock
+        ),
+        fiber=fiber,
+        verifier=verifier,
+        payouts=payouts,
+        unclaimed=UnclaimedWatch(ledger=ledger, fiber=fiber, clock=clock, entropy=entropy),
     )
 
 
@@ -83,7 +125,7 @@ async def open_books(parts: SellerParts) -> int:
 
 
 class SellerApp:
-    """The ASGI callable. Starlette's lifespan runs the background tasks.
+    """The ASGI callable. Starlette's lifespan runs the seller's background tasks.
 
     Attributes:
         jobs: Answers under way; whoever runs no lifespan begins them by hand.
@@ -99,6 +141,8 @@ class SellerApp:
         self._rest = Starlette(
             routes=[
                 *Accounts(parts).routes(),
+                *Withdrawals(parts).routes(),
+                *Solvency(parts).routes(),
                 Route("/health", self._health),
                 Route("/ready", self._ready),
             ],
@@ -120,10 +164,18 @@ class SellerApp:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await open_books(self._parts)
         async with anyio.create_task_group() as group:
-            self.jobs.begin(group)
             group.start_soon(self._parts.topups.run)
             group.start_soon(self._parts.endings.run)
-            yield
+            group.start_soon(self._parts.leases.run)
+            group.start_soon(self._parts.locks.run)
+            group.start_soon(self._parts.payouts.run)
+            group.start_soon(self._parts.unclaimed.run)
+            async with anyio.create_task_group() as answers:
+                self.jobs.begin(answers)
+                yield
+                answers.cancel_scope.cancel()
+            with anyio.move_on_after(DRAIN_S):
+                await self._parts.locks.drain()
             group.cancel_scope.cancel()
         # Ends that waited for the ledger get a last chance; start-up would release them unbilled.
         await self._parts.endings.try_all()

@@ -23,6 +23,7 @@ class Listing:
         identity: How receipts name seller, listing and model.
         endpoints: What it may be used for.
         created_s: Unix seconds, for the model list.
+        upstream_name: What the upstream calls the model; not told in our own messages.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Listing:
     identity: SellerIdentity
     endpoints: frozenset[Endpoint]
     created_s: int
+    upstream_name: str = ""
 
     def __post_init__(self) -> None:
         """A request must always cost something: Fiber has no payment of zero."""

@@ -21,7 +21,7 @@ class SellerLimits:
     Args:
         anonymous_body_bytes: Largest body without a key or proof.
         paid_body_bytes: Largest body with one.
-        buffered_bytes: Request bodies in memory at once, over all requests.
+        buffered_bytes: Request bodies and whole answers in memory at once, over all requests.
         body_timeout_ms: How long a body may take to arrive.
         first_byte_timeout_ms: How long the model server may take to begin.
         idle_timeout_ms: Longest silence between two pieces of an answer.
@@ -52,6 +52,15 @@ class SellerLimits:
         max_topup: Largest top-up, base units.
         keys_per_minute: New keys per address per minute.
         empty_key_s: Unfunded keys are forgotten after this.
+        hold_max_amount: Largest ceiling offered in hold mode, base units; 1 turns the mode off.
+        open_locks: Payments in hold mode at once, offered ones included.
+        locks_per_address: Of them offered to one address and not claimed yet.
+        lock_claim_ms: How long a payment that has arrived in hold mode waits for its proof.
+        min_withdraw: Smallest withdrawal, base units.
+        withdrawals_per_minute: New withdrawals per address per minute.
+        withdraw_wait_ms: How long a request waits for its withdrawal to end.
+        open_payouts: Payments out that have not ended; above it no withdrawal is taken.
+        payouts_in_flight: Of them told to the node at once.
     """
 
     anonymous_body_bytes: int = 256 * 1024
@@ -86,6 +95,15 @@ class SellerLimits:
     max_topup: int = 100_000 * 100_000_000
     keys_per_minute: int = 10
     empty_key_s: int = 3_600
+    hold_max_amount: int = 5 * 100_000_000
+    open_locks: int = 60
+    locks_per_address: int = 4
+    lock_claim_ms: int = 30_000
+    min_withdraw: int = 10_000
+    withdrawals_per_minute: int = 10
+    withdraw_wait_ms: int = 8_000
+    open_payouts: int = 10_000
+    payouts_in_flight: int = 60
 
     def __post_init__(self) -> None:
         """Every limit is a positive number, but those that may be switched off."""

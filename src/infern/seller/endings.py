@@ -5,7 +5,7 @@ payer's money until the next restart nor lose the charge for what was delivered.
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from infern.core.errors import LedgerError
@@ -28,6 +28,10 @@ class Endings:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def hold_ids(self) -> Collection[HoldId]:
+        """The holds whose ends wait here."""
+        return self._open.keys()
 
     def add(self, hold_id: HoldId, ending: Ending) -> None:
         """Keep trying to book the end of a hold. The first ending of a hold counts.

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import anyio
-
 from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
+from infern.core.f402.mpp import problem_members
 from infern.core.wire.render import render_error
 from infern.core.wire.strict_json import dumps
+from infern.seller.deadlines import within
 from infern.seller.limits import ByteShare
 
 Scope = MutableMapping[str, Any]
@@ -92,13 +92,14 @@ async def read_body(
     receive: Receive,
     *,
     limit_bytes: int,
+    timeout_ms: int,
     share: ByteShare | None = None,
 ) -> bytes:
-    """Read the whole body within a size and a share of the memory for bodies.
+    """Read the whole body within a size, a time and a share of the memory for bodies.
 
     Raises:
         DeliveryError: `overloaded`; the memory for bodies is used up.
-        ProtocolError: `request_too_large` or `unsupported_encoding`; unmoved.
+        ProtocolError: `request_too_large`, `unsupported_encoding` or `request_timeout`; unmoved.
         ClientGone: The client went away.
     """
     if request.headers.get("content-encoding", "identity").lower() != "identity":
@@ -107,36 +108,43 @@ async def read_body(
             code="unsupported_encoding",
         )
     declared = request.headers.get("content-length", "0")
-    too_large = ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
     if not declared.isascii() or not declared.isdigit() or len(declared) > 15:
         raise RemoteProtocolError("Content-Length is not a number")
     if int(declared) > limit_bytes:
-        raise too_large
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        piece = message.get("body", b"")
-        if share is not None:
-            share.take(len(piece))
-        body += piece
-        if len(body) > limit_bytes:
-            raise too_large
-        if not message.get("more_body", False):
-            return bytes(body)
+        raise _too_large(limit_bytes)
+
+    async def collect() -> bytes:
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            piece = message.get("body", b"")
+            if share is not None:
+                share.take(len(piece))
+            body += piece
+            if len(body) > limit_bytes:
+                raise _too_large(limit_bytes)
+            if not message.get("more_body", False):
+                return bytes(body)
+
+    try:
+        return await within(timeout_ms, collect())
+    except TimeoutError:
+        raise ProtocolError("the body did not arrive in time", code="request_timeout") from None
+
+
+def _too_large(limit_bytes: int) -> ProtocolError:
+    return ProtocolError(f"the body is over {limit_bytes} bytes", code="request_too_large")
 
 
 class Responder:
-    """Writes one response.
-
-    A whole answer has a limit on how long the client may take to accept it; who writes in pieces
-    limits each by itself.
+    """Writes one response, with a limit on how long the client may take to accept bytes.
 
     Args:
         send: ASGI send.
         request_id: Set on every answer that names no other.
-        stall_timeout_ms: How long a whole answer may wait for a slow reader.
+        stall_timeout_ms: How long one write may wait for a slow reader.
     """
 
     def __init__(self, send: Send, *, request_id: str, stall_timeout_ms: int) -> None:
@@ -145,21 +153,27 @@ class Responder:
         self._stall_timeout_ms = stall_timeout_ms
         self.started = False
         self.ended = False
+        self.speaks_mpp = False
+        """The client announced MPP: its 402s are RFC 9457 problems too."""
+        self.on_success: Mapping[str, str] = {}
+        """Headers that every 2xx of this exchange has."""
 
     async def _write(self, message: Message) -> None:
         try:
-            await self._send(message)
-        except OSError:
+            await within(self._stall_timeout_ms, self._send(message))
+        except (TimeoutError, OSError):
             raise ClientGone from None
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers.
+        """Send status and headers; `x-request-id` is added unless it is there.
 
         Raises:
             ClientGone: The client does not take them.
         """
-        named = {"x-request-id": self._request_id, **headers}
-        pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in named.items()]
+        if 200 <= status < 300:
+            headers = {**headers, **self.on_success}
+        headers = {"x-request-id": self._request_id, **headers}
+        pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
         self.started = True
         await self._write({"type": "http.response.start", "status": status, "headers": pairs})
 
@@ -187,52 +201,19 @@ class Responder:
         await self.whole(status, dumps(value), headers or {})
 
     async def whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send a whole JSON body given as bytes.
-
-        Raises:
-            ClientGone: The client does not take it, or not in time.
-        """
-        length = {"content-type": "application/json", "content-length": str(len(body))}
-        try:
-            with anyio.fail_after(self._stall_timeout_ms / 1000):
-                await self.start(status, {**length, **headers})
-                await self.end(body)
-        except TimeoutError:
-            raise ClientGone from None
+        """Send a whole JSON body given as bytes."""
+        await self.start(
+            status,
+            {
+                "content-type": "application/json",
+                "content-length": str(len(body)),
+                **headers,
+            },
+        )
+        await self.end(body)
 
     async def error(self, error: InfernError, headers: Mapping[str, str] | None = None) -> None:
         """Send an error in the OpenAI shape with its headers."""
-        rendered = render_error(error, self._request_id)
+        beside = problem_members(error) if self.speaks_mpp else {}
+        rendered = render_error(error, self._request_id, beside)
         await self.whole(rendered.status, rendered.body, {**rendered.headers, **(headers or {})})
-
-
-class Caller:
-    """A client's connection while it is served.
-
-    Whoever looks after it cancels its `scope` when the client leaves, or lets `due_ms` pass.
-
-    Args:
-        receive: ASGI receive.
-        responder: Writes to it.
-    """
-
-    def __init__(self, receive: Receive, responder: Responder) -> None:
-        self.receive = receive
-        self.responder = responder
-        self.scope = anyio.CancelScope()
-        self.due_ms: int | None = None
-        """Loop time by which it must have done what it is waited for; None for nothing."""
-        self.is_late = False
-
-    def look(self, now_ms: int) -> None:
-        """Give it up when it is late."""
-        if self.due_ms is not None and now_ms >= self.due_ms:
-            self.is_late = True
-            self.scope.cancel()
-
-    async def watch_for_leaving(self) -> None:
-        """Give it up when it leaves; servers say the same when an answer is whole."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-        if not self.responder.ended:
-            self.scope.cancel()

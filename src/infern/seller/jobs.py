@@ -5,8 +5,8 @@ answers nobody reads, of answers that are kept. A timer per wait would cost more
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Final, Protocol
 
 import anyio
@@ -20,7 +20,7 @@ from infern.core.errors import (
     UpstreamUnavailable,
 )
 from infern.seller.config import SellerLimits
-from infern.seller.http import Caller, ClientGone
+from infern.seller.http import ClientGone, Receive, Responder
 from infern.seller.recordings import Recording
 from infern.seller.replays import Replays
 from infern.seller.settlement import Settlement
@@ -35,16 +35,23 @@ class Watch:
 
     def __init__(self, recording: Recording, timer: "Timekeeper", limits: SellerLimits) -> None:
         self.scope = anyio.CancelScope()
-        self.why: InfernError | ClientGone | None = None
+        self._why: InfernError | ClientGone | None = None
         self.keepalive: Callable[[], None] | None = None
         """Tells a reader of a silent answer that it is alive."""
         self._recording = recording
+        self.limits = limits
         self._timer = timer
-        self._limits = limits
         self._ends_ms = timer.now_ms + limits.total_timeout_ms
         self._due_ms: int | None = None
         self._complaint = ""
         self._is_stopped = False
+
+    @property
+    def why_cancelled(self) -> InfernError | ClientGone:
+        """Why the work was cancelled."""
+        if self._why is None:
+            raise InvariantViolation("work was cancelled and nobody says why")
+        return self._why
 
     def expect(self, within_ms: int, complaint: str) -> None:
         """The model server must do something within this time."""
@@ -67,7 +74,7 @@ class Watch:
     def look(self) -> None:
         """Compare with the time; called at every tick, and when the last reader has left."""
         now_ms, recording = self._timer.now_ms, self._recording
-        if self._is_stopped or self.why is not None:
+        if self._is_stopped or self._why is not None:
             return
         if now_ms >= self._ends_ms:
             self._end(_timeout("The answer took longer than this seller allows."))
@@ -81,12 +88,12 @@ class Watch:
         elif (
             self.keepalive is not None
             and not recording.ahead_bytes
-            and now_ms - recording.written_ms >= self._limits.keepalive_ms
+            and now_ms - recording.written_ms >= self.limits.keepalive_ms
         ):
             self.keepalive()
 
     def _end(self, why: InfernError | ClientGone) -> None:
-        self.why = why
+        self._why = why
         self.scope.cancel()
 
 
@@ -116,7 +123,6 @@ class Timekeeper:
             limits.idle_timeout_ms,
             limits.total_timeout_ms,
             limits.keepalive_ms,
-            limits.stall_timeout_ms,
             limits.linger_ms,
         )
         self.now_ms = 0
@@ -135,7 +141,6 @@ class Jobs:
         self._limits = limits
         self._group: TaskGroup | None = None
         self._watches: dict[Watch, None] = {}
-        self._callers: dict[Caller, None] = {}
         self.timer = Timekeeper(limits)
         self.replays = Replays(limits, self.timer)
 
@@ -150,22 +155,15 @@ class Jobs:
             await self.timer.tick()
             for watch in tuple(self._watches):
                 watch.look()
-            for caller in tuple(self._callers):
-                caller.look(self.timer.now_ms)
             self.replays.sweep()
 
-    @contextmanager
-    def look_after(self, caller: Caller) -> Iterator[None]:
-        """Serve a client as long as it is there and not late."""
-        self._callers[caller] = None
-        try:
-            with caller.scope:
-                yield
-        finally:
-            del self._callers[caller]
-
     def watch(self, recording: Recording) -> Watch:
-        """The deadlines of a new answer."""
+        """The deadlines of a new answer.
+
+        Raises:
+            InvariantViolation: The seller was not started, and so serves nobody.
+        """
+        self._running()
         watch = Watch(recording, self.timer, self._limits)
         recording.on_left = watch.look
         return watch
@@ -183,10 +181,10 @@ class Jobs:
 
         Args:
             recording: Where it is written.
-            settlement: Holds its ceiling; ends the hold.
+            settlement: Its hold, which was placed and is owned from now on.
             work: Makes it.
             watch: Its deadlines.
-            places: What it takes up here until it has ended.
+            places: What it takes up here; closed when it has ended.
         """
         self._running().start_soon(self._run, recording, settlement, work, watch, places)
 
@@ -199,37 +197,44 @@ class Jobs:
         places: ExitStack,
     ) -> None:
         self._watches[watch] = None
-        failure: Exception | None = None
+        failure: BaseException | None = None
+        last: bytes | None = None
         with places:
             try:
                 async with settlement:
                     last = await work.make()
-                # Told only now that the hold has ended: whoever repeats the request finds it so.
-                if not settlement.is_charged:
-                    self.replays.forget(recording)
-                recording.end(last)
-                if settlement.is_charged:
-                    await self._written(recording)
+                    if settlement.is_charged:
+                        recording.end(last)
+                        await self._written(recording, settlement)
             except (InfernError, ClientGone) as error:
                 failure = error
             except Exception as bug:  # noqa: BLE001 - whoever waits for the answer raises it
                 failure = bug
             finally:
                 del self._watches[watch]
-                self._end(recording, failure)
-                if settlement.is_charged:
-                    settlement.delivered()
+                self._end(recording, last, failure)
 
-    async def _written(self, recording: Recording) -> None:
-        """Wait until a connection has all of it, or none is left."""
-        while recording.has_readers and recording.delivered_ms is None:
-            await recording.moved()
+    async def _written(self, recording: Recording, settlement: Settlement) -> None:
+        """Wait until a connection has all of a charged answer, or none is left."""
+        try:
+            while recording.has_readers and recording.delivered_ms is None:
+                await recording.moved()
+        finally:
+            if recording.handed:
+                settlement.begin_delivery()
+            elif settlement.waits_for_delivery:
+                # The payment goes back, so nobody may have the answer any more.
+                self.replays.forget(recording)
 
-    def _end(self, recording: Recording, failure: Exception | None) -> None:
+    def _end(self, recording: Recording, last: bytes | None, failure: BaseException | None) -> None:
+        """Tell readers the end only now that the hold has: who repeats the request finds it so."""
         if recording.is_ended:
             self.replays.ended(recording)
-        else:
+        elif last is None:
             self.refuse(recording, failure)
+        else:
+            self.replays.forget(recording)
+            recording.end(last)
 
     def refuse(self, recording: Recording, failure: BaseException | None) -> None:
         """End an answer that will not come, for all who wait for it."""
@@ -239,7 +244,7 @@ class Jobs:
         recording.fail(failure)
 
     async def deliver(
-        self, recording: Recording, caller: Caller, *, is_replay: bool
+        self, recording: Recording, *, receive: Receive, responder: Responder, is_replay: bool
     ) -> Exception | None:
         """Give a recording to a client; returns why there is no answer, or no more of it.
 
@@ -248,13 +253,27 @@ class Jobs:
         """
         reader = recording.join(is_replay=is_replay)
         try:
-            self._running().start_soon(caller.watch_for_leaving)
-            return await reader.deliver(caller, stall_ms=self._limits.stall_timeout_ms)
+            with anyio.CancelScope() as scope:
+                self._running().start_soon(_watch_for_leaving, receive, responder, scope)
+                return await reader.deliver(responder)
         finally:
-            caller.due_ms = None
             reader.leave()
+        raise ClientGone
 
     def _running(self) -> TaskGroup:
         if self._group is None:
             raise InvariantViolation("a seller serves only after its start")
         return self._group
+
+
+async def _watch_for_leaving(
+    receive: Receive, responder: Responder, scope: anyio.CancelScope
+) -> None:
+    """Cancel the delivery to a client that leaves; servers say the same of an answer's end."""
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except Exception:  # noqa: BLE001 - a server's bug is no reason to stop all other answers
+        _log.exception("whether a client is still there cannot be told any more")
+    if not responder.ended:
+        scope.cancel()

@@ -45,7 +45,7 @@ class AddressLimiter:
 
     def take(self, address: str, now_ms: int) -> bool:
         """Take one of the address's tokens; False when it has none left."""
-        name = _prefix(address)
+        name = address_prefix(address)
         bucket = self._buckets.pop(name, None)
         if bucket is None:
             bucket = TokenBucket(tokens=self._per_minute, period_ms=60_000, burst=self._per_minute)
@@ -55,7 +55,8 @@ class AddressLimiter:
         return bucket.take(now_ms)
 
 
-def _prefix(address: str) -> str:
+def address_prefix(address: str) -> str:
+    """What counts as one address: itself, or its /64 for IPv6."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -111,7 +112,7 @@ class AddressSlots:
         Raises:
             DeliveryError: `overloaded`; nothing was held or charged.
         """
-        name = _prefix(address)
+        name = address_prefix(address)
         if self._used[name] >= self._ceiling:
             raise DeliveryError(
                 f"Your address is at its limit of {self._what}; try again in a moment.",
@@ -128,7 +129,7 @@ class AddressSlots:
 
 
 class ByteBudget:
-    """Bytes of request bodies in memory at once, over all requests of a process."""
+    """Bytes of bodies and whole answers in memory at once, over all requests of a process."""
 
     def __init__(self, ceiling: int) -> None:
         self._left = ceiling
@@ -165,7 +166,7 @@ class ByteShare:
         """
         if not self._budget.take(count):
             raise DeliveryError(
-                "This seller is holding as many request bodies as it can; try again in a moment.",
+                "This seller is holding as much in memory as it can; try again in a moment.",
                 code="overloaded",
                 retry_after_s=2,
             )

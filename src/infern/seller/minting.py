@@ -17,14 +17,18 @@ from infern.core.f402.offer import Offer
 from infern.core.fiber.invoice import HashAlgorithm
 from infern.core.fiber.rpc import NewInvoice
 from infern.core.fiber.types import InvoiceRecord
-from infern.core.ids import PaymentHash, Preimage, RequestDigest, TabId
+from infern.core.ids import PaymentHash, Preimage, Pubkey, RequestDigest, TabId
 from infern.core.ledger.records import Topup
+from infern.core.units import div_ceil
 from infern.ports import Clock, Entropy, FiberNode
 from infern.seller.backend import Listing
 from infern.seller.config import SellerConfig
 from infern.seller.limits import AddressLimiter, ExpiringCount, TokenBucket
 
 MINT_TIMEOUT_MS: Final = 5_000
+HOLD_EXPIRY_DELTA_MS: Final = 12_600_000
+"""210 minutes for the last TLC of a hold invoice. The node gives it back 161 minutes before it
+expires, so that at least 49 are left to answer and to settle."""
 LINKS: Final[Mapping[str, str]] = {
     "keys": "/v1/f402/keys",
     "topups": "/v1/f402/topups",
@@ -64,40 +68,81 @@ class Minter:
         )
 
     async def offer(
-        self, *, listing: Listing, terms: Terms, digest: RequestDigest, target: str
+        self,
+        *,
+        listing: Listing,
+        terms: Terms,
+        digest: RequestDigest,
+        target: str,
+        refund_to: Pubkey | None = None,
     ) -> Offer:
         """Mint an invoice for exactly this request and write its token.
 
         Raises:
             TransportError: `fiber_unavailable`; nothing moved.
         """
+        challenge = self.draft(
+            listing=listing, terms=terms, digest=digest, mode=Mode.UPFRONT, refund_to=refund_to
+        )
+        return await self.make(challenge, target)
+
+    def draft(
+        self,
+        *,
+        listing: Listing,
+        terms: Terms,
+        digest: RequestDigest,
+        mode: Mode,
+        refund_to: Pubkey | None,
+    ) -> Challenge:
+        """The claims of a new offer, whose payment hash is known and whose invoice is not made."""
         config = self._config
         nonce = self._entropy.random_bytes(16)
-        preimage = derive_preimage(config.secrets.preimage_key, nonce)
         now_s = self._clock.now_ms() // 1000
-        record = await self._mint(
-            amount=terms.ceiling,
-            preimage=preimage,
-            description=invoice_description(digest),
-            expiry_s=config.limits.invoice_expiry_s,
-        )
-        challenge = Challenge(
+        return Challenge(
             issuer=realm_of(config.public_url),
             network=config.network,
             asset=terms.price.asset,
             amount=terms.ceiling,
             pay_to=config.pay_to,
-            payment_hash=_hash(preimage),
+            payment_hash=_hash(derive_preimage(config.secrets.preimage_key, nonce)),
             digest=digest,
             listing=listing.listing_id,
-            mode=Mode.UPFRONT,
+            mode=mode,
             issued_at_s=now_s,
             expires_at_s=now_s + config.limits.invoice_expiry_s,
             redeem_until_s=now_s + config.limits.redeem_s,
             nonce=nonce,
             terms=terms,
+            refund_to=refund_to,
         )
-        secrets = config.secrets
+
+    async def make(self, challenge: Challenge, target: str) -> Offer:
+        """Mint a draft's invoice and write its token.
+
+        In hold mode the node is told the payment hash alone: it must not be able to settle.
+
+        Raises:
+            TransportError: `fiber_unavailable`; nothing moved.
+        """
+        config, secrets = self._config, self._config.secrets
+        is_lock = challenge.mode is Mode.HOLD
+        record = await self._mint(
+            NewInvoice(
+                amount=challenge.amount,
+                network=config.network,
+                description=invoice_description(challenge.digest),
+                preimage=None
+                if is_lock
+                else derive_preimage(secrets.preimage_key, challenge.nonce),
+                payment_hash=challenge.payment_hash if is_lock else None,
+                expiry_s=config.limits.invoice_expiry_s,
+                final_expiry_delta_ms=HOLD_EXPIRY_DELTA_MS if is_lock else None,
+                hash_algorithm=HashAlgorithm.SHA256,
+                allow_mpp=False if is_lock else None,
+            )
+        )
+        locked_ms = config.limits.lock_claim_ms + config.limits.total_timeout_ms
         return Offer(
             challenge=challenge,
             token=mint_token(challenge, kid=secrets.kid, key=secrets.challenge_keys[secrets.kid]),
@@ -105,6 +150,7 @@ class Minter:
             resource=config.public_url + target,
             provider=config.agent.hex(),
             links=LINKS,
+            locked_s=div_ceil(locked_ms, 1000) if is_lock else 0,
         )
 
     async def topup(self, *, amount: int, key_id: str, tab_id: TabId) -> Topup:
@@ -117,10 +163,14 @@ class Minter:
         expiry_s = self._config.limits.topup_expiry_s
         now_ms = self._clock.now_ms()
         record = await self._mint(
-            amount=amount,
-            preimage=preimage,
-            description=topup_description(key_id),
-            expiry_s=expiry_s,
+            NewInvoice(
+                amount=amount,
+                network=self._config.network,
+                description=topup_description(key_id),
+                preimage=preimage,
+                expiry_s=expiry_s,
+                hash_algorithm=HashAlgorithm.SHA256,
+            )
         )
         return Topup(
             payment_hash=_hash(preimage),
@@ -132,17 +182,7 @@ class Minter:
             created_ms=now_ms,
         )
 
-    async def _mint(
-        self, *, amount: int, preimage: Preimage, description: str, expiry_s: int
-    ) -> InvoiceRecord:
-        call = NewInvoice(
-            amount=amount,
-            network=self._config.network,
-            description=description,
-            preimage=preimage,
-            expiry_s=expiry_s,
-            hash_algorithm=HashAlgorithm.SHA256,
-        )
+    async def _mint(self, call: NewInvoice) -> InvoiceRecord:
         try:
             return await self._fiber.call(call, timeout_ms=MINT_TIMEOUT_MS)
         except InfernError as error:

@@ -8,7 +8,7 @@ the memory; nothing is held for a request that cannot be served.
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from infern.core.errors import (
@@ -18,7 +18,7 @@ from infern.core.errors import (
     ProtocolError,
     RemoteProtocolError,
 )
-from infern.core.f402.challenge import open_token
+from infern.core.f402.challenge import Mode, open_token
 from infern.core.f402.credential import (
     Credential,
     Proof,
@@ -26,7 +26,15 @@ from infern.core.f402.credential import (
     parse_credential,
 )
 from infern.core.f402.digest import request_digest
+from infern.core.f402.mpp import (
+    ACCEPT_HEADER,
+    RECEIPT_HEADER,
+    announced_headers,
+    announces_fiber,
+    receipt_header,
+)
 from infern.core.f402.offer import (
+    MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     offer_details,
     offer_headers,
@@ -35,12 +43,13 @@ from infern.core.f402.offer import (
     terms_to_json,
 )
 from infern.core.f402.receipt import Receipt, sign_receipt
+from infern.core.f402.refund import refund_asked, refund_of
+from infern.core.f402.verify import open_proof
 from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
 from infern.core.wire.endpoints import Endpoint
 from infern.seller.http import (
-    Caller,
     ClientGone,
     HttpRequest,
     Receive,
@@ -93,14 +102,12 @@ class Pipeline:
             request_id=request_id,
             stall_timeout_ms=self._parts.config.limits.stall_timeout_ms,
         )
-        caller = Caller(receive, responder)
         try:
-            with self._jobs.look_after(caller):
-                head = read_head(scope, request_id=request_id)
-                await self._answer(Exchange(endpoint, head, caller))
-            if caller.is_late and not responder.started:
-                late = ProtocolError("the body did not arrive in time", code="request_timeout")
-                await _refuse(responder, late)
+            head = read_head(scope, request_id=request_id)
+            responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
+            with ExitStack() as places:
+                share = places.enter_context(self._buffered.share())
+                await self._answer(Exchange(endpoint, head, receive, responder, share, places))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
         except InfernError as error:
@@ -120,33 +127,28 @@ class Pipeline:
         key = await self._authenticate(credential, head)
         trusted = key is not None and await self._parts.keys.is_funded(key)
         serving = self._unpaid if credential.is_anonymous else self._paid
-        with exchange.places as places:
-            share = places.enter_context(self._buffered.share())
-            # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor
-            # a place among those who pay while the body is on its way.
-            if trusted:
-                places.enter_context(serving.one())
-            body = await self._read(exchange, share, trusted=trusted)
-            if not trusted:
-                places.enter_context(serving.one())
-            await self._serve(exchange, credential, key, body)
+        # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor a
+        # place among those who pay while the body is on its way.
+        if trusted:
+            exchange.places.enter_context(serving.one())
+        body = await self._read(exchange, trusted=trusted)
+        if not trusted:
+            exchange.places.enter_context(serving.one())
+        await self._serve(exchange, credential, key, body)
 
-    async def _read(self, exchange: "Exchange", share: ByteShare, *, trusted: bool) -> bytes:
+    async def _read(self, exchange: "Exchange", *, trusted: bool) -> bytes:
         limits, head = self._parts.config.limits, exchange.head
         with ExitStack() as places:
             if not trusted:
                 places.enter_context(self._strangers.one())
                 places.enter_context(self._strangers_by_address.one(head.address))
-            caller = exchange.caller
-            caller.due_ms = self._jobs.timer.now_ms + limits.body_timeout_ms
-            body = await read_body(
+            return await read_body(
                 head,
-                caller.receive,
+                exchange.receive,
                 limit_bytes=limits.paid_body_bytes if trusted else limits.anonymous_body_bytes,
-                share=share,
+                timeout_ms=limits.body_timeout_ms,
+                share=exchange.share,
             )
-            caller.due_ms = None
-            return body
 
     async def _serve(
         self, exchange: "Exchange", credential: Credential, key: KeyRecord | None, body: bytes
@@ -158,21 +160,27 @@ class Pipeline:
             await self._by_proof(exchange, key, credential.proof, order, digest)
             return
         _check_cap(head, order)
+        mode = Mode.asked(head.headers.get(MODE_HEADER.lower()))
         if key is None:
-            await self._offer(exchange, order, digest)
+            await self._offer(exchange, order, digest, body, mode)
             return
         await self._by_key(exchange, key, order, digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
-            open_token(credential.proof.token, self._parts.config.secrets.challenge_keys)
+            open_proof(credential.proof, self._parts.config.secrets.challenge_keys)
         if credential.key is None:
             return None
         return await self._parts.keys.find(credential.key, head.address)
 
-    async def _offer(self, exchange: "Exchange", order: Order, digest: RequestDigest) -> None:
+    async def _offer(
+        self, exchange: "Exchange", order: Order, digest: RequestDigest, body: bytes, mode: Mode
+    ) -> None:
         """Answer 402: with an invoice, or with the quote alone when too many were asked for."""
         head = exchange.head
+        refund_to = refund_asked(head.headers, own=self._parts.config.pay_to)
+        if mode is Mode.HOLD:
+            await self._parts.hold_offers.admit(order.terms)
         if not self._parts.minter.may_mint(head.address):
             raise PaymentRequired(
                 f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
@@ -185,13 +193,34 @@ class Pipeline:
                     "links": dict(LINKS),
                 },
             )
-        offer = await self._parts.minter.offer(
-            listing=order.listing, terms=order.terms, digest=digest, target=head.target
-        )
+        if mode is Mode.HOLD:
+            offer = await self._parts.hold_offers.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                address=head.address,
+                refund_to=refund_to,
+            )
+        else:
+            offer = await self._parts.minter.offer(
+                listing=order.listing,
+                terms=order.terms,
+                digest=digest,
+                target=head.target,
+                refund_to=refund_to,
+            )
+            self._parts.unclaimed.remember(offer.challenge)
         error = PaymentRequired(
             offer_message(offer, order.listing.model), details=offer_details(offer)
         )
-        await exchange.caller.responder.error(error, offer_headers(offer))
+        headers = offer_headers(offer)
+        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
+            # A client that waits for its charge to succeed would wait for its own answer.
+            secrets = self._parts.config.secrets
+            key = secrets.challenge_keys[secrets.kid]
+            headers = announced_headers(offer, body=body, challenge_key=key)
+        await exchange.responder.error(error, headers)
 
     async def _by_key(
         self, exchange: "Exchange", key: KeyRecord, order: Order, digest: RequestDigest
@@ -199,7 +228,6 @@ class Pipeline:
         headers = exchange.head.headers
         need = Need(
             digest=digest,
-            payment_hash=None,
             tab_id=key.tab_id,
             attempt=parse_attempt(headers),
             retry=retry_count(headers),
@@ -217,32 +245,38 @@ class Pipeline:
         order: Order,
         digest: RequestDigest,
     ) -> None:
-        parts = self._parts
+        parts, responder = self._parts, exchange.responder
         try:
             challenge = await parts.proofs.verify(
                 proof, digest, is_known_paid=self._jobs.replays.knows
             )
+            if proof.mpp is not None:
+                receipt = receipt_header(
+                    challenge,
+                    challenge_id=proof.mpp.challenge_id,
+                    now_ms=parts.clock.now_ms(),
+                )
+                responder.on_success = {RECEIPT_HEADER: receipt}
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
+            refund_to = refund_of(challenge, proof, own=parts.config.pay_to)
+            payer = Payer(key=key, challenge=challenge, refund_to=refund_to)
             need = Need(
                 digest=digest,
                 payment_hash=challenge.payment_hash,
-                tab_id=None,
-                attempt=None,
-                retry=None,
+                is_lock=challenge.mode is Mode.HOLD,
                 is_stream=order.request.stream,
             )
-            payer = Payer(key=key, challenge=challenge)
             failure = await self._sell(exchange, quoted, payer, need)
         except ProtocolError as error:
             failure = error
         if failure is None:
             return
-        if not isinstance(failure, ProtocolError) or exchange.caller.responder.started:
+        if not isinstance(failure, ProtocolError) or responder.started:
             raise failure
-        await exchange.caller.responder.error(failure, _failure_headers(parts, proof, failure))
+        await responder.error(failure, _failure_headers(parts, proof, failure))
 
     async def _sell(
         self, exchange: "Exchange", order: Order, payer: Payer, need: Need
@@ -255,7 +289,12 @@ class Pipeline:
             if recording is None:
                 recording = replays.open(need, RequestId(exchange.head.request_id))
                 await self._begin(exchange, order, payer, need, recording)
-            failure = await self._jobs.deliver(recording, exchange.caller, is_replay=is_replay)
+            failure = await self._jobs.deliver(
+                recording,
+                receive=exchange.receive,
+                responder=exchange.responder,
+                is_replay=is_replay,
+            )
         except ProtocolError as error:
             failure = error
         if isinstance(failure, ProtocolError) and failure.code == "already_delivered":
@@ -289,30 +328,29 @@ class Pipeline:
             entropy=parts.entropy,
             agent=parts.agent,
             endings=parts.endings,
+            leases=parts.leases,
+            locks=parts.locks,
             sale=sale,
         )
-        watch = self._jobs.watch(recording)
+        try:
+            watch = self._jobs.watch(recording)
+            await settlement.place()
+        except BaseException as error:
+            self._jobs.refuse(recording, error)
+            raise
         relay = Relay(
             backend=parts.backend,
             order=order,
             settlement=settlement,
             sale=sale,
-            limits=parts.config.limits,
             recording=recording,
             watch=watch,
+            share=exchange.share,
         )
-        try:
-            await settlement.place()
-        except BaseException as error:
-            self._jobs.refuse(recording, error)
-            raise
-        self._jobs.start(
-            recording,
-            settlement=settlement,
-            work=relay,
-            watch=watch,
-            places=exchange.places.pop_all(),
-        )
+        if payer.refund_to is not None:
+            exchange.places.callback(parts.payouts.wake)
+        places = exchange.places.pop_all()
+        self._jobs.start(recording, settlement=settlement, work=relay, watch=watch, places=places)
 
     async def _attach_receipt(self, error: ProtocolError, need: Need) -> None:
         """Tell who asks too late for its answer what it was charged for."""
@@ -339,8 +377,10 @@ class Exchange:
 
     endpoint: Endpoint
     head: HttpRequest
-    caller: Caller
-    places: ExitStack = field(default_factory=ExitStack)
+    receive: Receive
+    responder: Responder
+    share: ByteShare
+    places: ExitStack
 
 
 async def _refuse(responder: Responder, error: InfernError) -> None:

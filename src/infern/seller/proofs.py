@@ -29,6 +29,8 @@ CREDIT_S: Final = 30 * 86_400
 """How long after redeem-until a paid token can still be turned into credit."""
 POLL_MS: Final = (20, 40, 80, 160, 250)
 """Waits between two questions to the node; the last one repeats."""
+_MONEY: Final = frozenset({InvoiceStatus.PAID})
+_MONEY_OR_LOCK: Final = frozenset({InvoiceStatus.PAID, InvoiceStatus.RECEIVED})
 _log = logging.getLogger(__name__)
 
 
@@ -96,6 +98,7 @@ class ProofDesk:
             digest=digest,
             now_s=self._clock.now_ms() // 1000 - late_s,
         )
+        is_known = is_known_paid(verified.challenge.payment_hash)
         if verified.evidence is Evidence.ASK_NODE:
             if self._config.require_preimage:
                 raise PaymentError(
@@ -103,15 +106,20 @@ class ProofDesk:
                     "or newer to know it. The payment stays redeemable.",
                     code="payment_pending",
                 )
-            payment_hash = verified.challenge.payment_hash
-            if not is_known_paid(payment_hash):
-                await self._await_paid(payment_hash)
+            if not is_known:
+                await self._await_status(verified.challenge.payment_hash, _MONEY)
+        elif verified.evidence is Evidence.ASK_FOR_LOCK and not is_known:
+            # What was offered is honoured, also when preimages are asked for by now. Whether it is
+            # money, and so can be redeemed, the ledger knows.
+            await self._await_status(verified.challenge.payment_hash, _MONEY_OR_LOCK)
         return verified.challenge
 
-    async def _await_paid(self, payment_hash: PaymentHash) -> None:
+    async def _await_status(
+        self, payment_hash: PaymentHash, good: frozenset[InvoiceStatus]
+    ) -> None:
         # Asked before anybody queues: payments that did arrive must not stand behind those that
         # did not, of which strangers can make as many as they like.
-        if await self._is_paid(payment_hash):
+        if await self._status(payment_hash) in good:
             return
         limits = self._config.limits
         if payment_hash in self._waiting:
@@ -133,12 +141,12 @@ class ProofDesk:
                 wait_ms = min(left_ms, POLL_MS[min(attempt, len(POLL_MS) - 1)])
                 attempt += 1
                 await self._fiber.wait_change(payment_hash, timeout_ms=wait_ms)
-                if await self._is_paid(payment_hash):
+                if await self._status(payment_hash) in good:
                     return
         finally:
             self._waiting.discard(payment_hash)
 
-    async def _is_paid(self, payment_hash: PaymentHash) -> bool:
+    async def _status(self, payment_hash: PaymentHash) -> InvoiceStatus | None:
         try:
             record = await self._fiber.call(
                 GetInvoice(payment_hash=payment_hash), timeout_ms=ASK_TIMEOUT_MS
@@ -169,7 +177,7 @@ class ProofDesk:
                 "without a proof to get a new one.",
                 code="payment_not_received",
             )
-        return record.status is InvoiceStatus.PAID
+        return record.status
 
 
 def _pending(why: str) -> PaymentOutcomeUnknown:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import anyio
 
 from infern.core.ids import RequestId
-from infern.seller.http import Caller, ClientGone
+from infern.seller.http import ClientGone, Responder
 
 BATCH_BYTES: Final = 16 * 1024
 """Bytes handed to a connection at once, and so the most it can be charged for unread."""
@@ -199,7 +199,7 @@ class Recording:
 
     def join(self, *, is_replay: bool) -> "Reader":
         """A reader at the first byte; it must `leave`."""
-        reader = Reader(self, self._timer, is_replay=is_replay)
+        reader = Reader(self, is_replay=is_replay)
         self._readers.add(reader)
         self._tell_job()
         return reader
@@ -277,24 +277,19 @@ class Recording:
 class Reader:
     """One connection that is given a recording."""
 
-    def __init__(self, recording: Recording, timer: Timer, *, is_replay: bool) -> None:
+    def __init__(self, recording: Recording, *, is_replay: bool) -> None:
         self.at = 0
         """The next piece."""
         self._recording = recording
-        self._timer = timer
         self._is_replay = is_replay
 
-    async def deliver(self, caller: Caller, *, stall_ms: int) -> Exception | None:
+    async def deliver(self, responder: Responder) -> Exception | None:
         """Write the answer as it comes; returns why there is none, or no more of it.
-
-        Args:
-            caller: Who is given it.
-            stall_ms: How long it may take to accept what it is given at once.
 
         Raises:
             ClientGone: The connection takes no more bytes, or fell too far behind.
         """
-        recording, responder = self._recording, caller.responder
+        recording = self._recording
         while recording.head is None:
             if recording.failure is not None:
                 return recording.failure
@@ -302,11 +297,9 @@ class Reader:
         headers = {**recording.head.headers, "x-request-id": recording.request_id}
         if self._is_replay:
             headers[REPLAYED_HEADER] = "true"
-        caller.due_ms = self._timer.now_ms + stall_ms
         await responder.start(recording.head.status, headers)
         while True:
             data = recording.take(self)
-            caller.due_ms = self._timer.now_ms + stall_ms
             if recording.is_ended and self.at == recording.count:
                 await responder.end(data)
                 recording.note_delivered()
@@ -316,7 +309,6 @@ class Reader:
             elif recording.failure is not None:
                 return recording.failure
             else:
-                caller.due_ms = None
                 await recording.news()
 
     def leave(self) -> None:

@@ -1,4 +1,4 @@
-"""Forwarding one held request, and making its answer, plain or streamed.
+"""Forwarding one held request and making its answer, plain or streamed.
 
 What was delivered is what was handed to a client's connection, or is kept for a client that can
 ask for it again. Nothing delivered, nothing charged; a stream that breaks off is charged for what
@@ -6,40 +6,28 @@ went out, never above the hold. The receipt of a stream rides in an SSE comment,
 ignore comments and stumble over unknown events.
 """
 
-import logging
 from typing import Final
 
-from infern.core.errors import (
-    DeliveryError,
-    InfernError,
-    InvariantViolation,
-    ProtocolError,
-    RemoteProtocolError,
-    UpstreamUnavailable,
-)
+from infern.core.errors import InfernError, RemoteProtocolError, UpstreamUnavailable
 from infern.core.f402.offer import PAYMENT_RESPONSE_HEADER, settlement_header
 from infern.core.f402.receipt import Finish, response_root
-from infern.core.wire.chunks import (
-    MalformedChunk,
-    UpstreamFault,
-    count_answer,
-    read_answer,
-    read_fault,
-)
-from infern.core.wire.strict_json import JsonObject, dumps, loads_object
-from infern.core.wire.usage import charge_usage, read_usage
+from infern.core.wire.chunks import MalformedChunk, count_answer, read_answer
+from infern.core.wire.faults import fault_of, read_fault
+from infern.core.wire.strict_json import JsonObject, dumps
+from infern.core.wire.usage import read_usage
 from infern.ports import UpstreamReply
+from infern.seller import upstream_errors
 from infern.seller.backend import Backend
-from infern.seller.config import SellerLimits
+from infern.seller.billing import bill, odd_members
 from infern.seller.http import ClientGone
 from infern.seller.jobs import Watch
+from infern.seller.limits import ByteShare
 from infern.seller.pricing import Order
 from infern.seller.recordings import Recording
 from infern.seller.settlement import Sale, Settled, Settlement
 from infern.seller.streaming import StreamAnswer
 
 MAX_ERROR_BYTES: Final = 64 * 1024
-_log = logging.getLogger(__name__)
 
 
 class Relay:
@@ -52,40 +40,40 @@ class Relay:
         order: Order,
         settlement: Settlement,
         sale: Sale,
-        limits: SellerLimits,
         recording: Recording,
         watch: Watch,
+        share: ByteShare,
     ) -> None:
         self._backend = backend
         self._order = order
         self._settlement = settlement
         self._sale = sale
-        self._limits = limits
+        self._limits = watch.limits
         self._recording = recording
         self._watch = watch
+        self._share = share
         self._answer: StreamAnswer | None = None
 
     async def make(self) -> bytes:
         """Write the answer into its recording, charge it, and return its last bytes.
 
         Raises:
-            InfernError: Nothing was written and nothing is charged.
-            ClientGone: Nobody reads; what was delivered is charged.
+            InfernError: Nothing was written and nothing will be charged.
+            ClientGone: Nobody reads it; what was delivered is charged.
         """
-        failure: InfernError | ClientGone | None
         try:
             with self._watch.scope:
                 return await (self._stream() if self._order.request.stream else self._plain())
         except (InfernError, ClientGone) as error:
             failure = error
         else:
-            failure = self._watch.why
+            failure = self._watch.why_cancelled
         self._watch.halt()
-        if failure is None:
-            raise InvariantViolation("work was cancelled and nobody says why")
-        if self._answer is None or self._recording.head is None:
+        if self._answer is not None and self._recording.head is not None:
+            return await self._answer.close(failure)
+        if isinstance(failure, ClientGone):
             raise failure
-        return await self._answer.close(failure)
+        raise self._settlement.as_told(failure)
 
     async def _send(self) -> UpstreamReply:
         """Forward the request and wait for the reply's headers."""
@@ -104,22 +92,7 @@ class Relay:
 
     async def _upstream_error(self, reply: UpstreamReply) -> InfernError:
         body = await self._read_up_to(reply, MAX_ERROR_BYTES)
-        fault = _fault_of(body)
-        if reply.status in (429, 503):
-            return DeliveryError(
-                "The model server is busy. Nothing was charged; try again.",
-                code="overloaded",
-                retry_after_s=2,
-            )
-        if reply.status in (400, 413, 422):
-            # The request's own fault: the reason is the consumer's to read.
-            too_long = "context" in fault.code or "context" in fault.message.lower()
-            return ProtocolError(
-                f"The model server refused the request: {fault.message}. Nothing was charged.",
-                code="context_length_exceeded" if too_long else "invalid_request",
-            )
-        _log.warning("the model server answered %s: %s", reply.status, fault.message)
-        return UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
+        return upstream_errors.refused(reply.status, fault_of(body), self._order.listing)
 
     async def _read(self, reply: UpstreamReply) -> bytes:
         self._watch.expect(self._limits.idle_timeout_ms, "The model server fell silent.")
@@ -134,6 +107,7 @@ class Relay:
             data = await self._read(reply)
             if not data:
                 return b"".join(parts)
+            self._share.take(len(data))
             parts.append(data)
             size += len(data)
         raise UpstreamUnavailable("the model server's answer is over the size limit")
@@ -151,20 +125,22 @@ class Relay:
             raise UpstreamUnavailable(
                 "The model server's answer cannot be read. Nothing was charged."
             ) from error
-        if read_fault(answer) is not None:
-            raise UpstreamUnavailable("The model server failed. Nothing was charged; try again.")
-        if counted.is_empty:
-            raise UpstreamUnavailable("The model server's answer is empty. Nothing was charged.")
-        usage = charge_usage(read_usage(answer), counted, self._order.bound)
-        answer["f402"] = self._settlement.summary(usage)
+        fault = read_fault(answer)
+        if fault is not None:
+            raise upstream_errors.failed(fault, self._order.listing)
+        reported = read_usage(answer)
+        nothing = upstream_errors.empty(self._order, reported, counted)
+        if nothing is not None:
+            raise nothing
+        usage = bill(self._order, reported, counted)
+        answer["f402"] = {**self._settlement.summary(usage), **odd_members(usage)}
         delivered = dumps(answer)
         await self._wait_for_a_taker(len(delivered))
         await self._watch.stop()
         settled = await self._settlement.capture(
             usage, finish=_finish_of(answer), response_root=response_root([delivered])
         )
-        length = {"content-type": "application/json", "content-length": str(len(delivered))}
-        self._recording.start(200, length | self._paid_headers(settled))
+        self._recording.start(200, self._paid_headers(settled, len(delivered)))
         return delivered
 
     async def _wait_for_a_taker(self, size_bytes: int) -> None:
@@ -173,12 +149,15 @@ class Relay:
         if not recording.reserve(size_bytes):
             recording.drop()
         while not recording.has_readers and not recording.runs_on:
-            if not recording.is_kept:
-                raise ClientGone
             await recording.moved()
 
-    def _paid_headers(self, settled: Settled | None) -> dict[str, str]:
-        headers = {"cache-control": "private, no-store", "x-should-retry": "false"}
+    def _paid_headers(self, settled: Settled | None, size_bytes: int) -> dict[str, str]:
+        headers = {
+            "content-type": "application/json",
+            "content-length": str(size_bytes),
+            "cache-control": "private, no-store",
+            "x-should-retry": "false",
+        }
         if settled is not None:
             headers["f402-cost"] = str(settled.captured.stored.charged)
             headers["f402-receipt"] = settled.signed.to_text()
@@ -211,16 +190,6 @@ class Relay:
         await answer.wait_for_readers()
         await self._watch.stop()
         return await answer.finish()
-
-
-def _fault_of(body: bytes) -> UpstreamFault:
-    """A model server's error, whatever its dialect; shortened and printable."""
-    try:
-        members = loads_object(body)
-    except RemoteProtocolError:
-        return UpstreamFault(message="no reason given")
-    fault = read_fault(members) or read_fault({"error": members.get("detail")})
-    return fault or UpstreamFault(message="no reason given")
 
 
 def _finish_of(answer: JsonObject) -> Finish:

@@ -32,19 +32,21 @@ class Need:
 
     Args:
         digest: The request.
-        payment_hash: The payment it proves; None when a key is debited.
-        tab_id: The key's tab; None for a proof.
-        attempt: 32 bytes from the `Idempotency-Key` beside a key that is debited.
-        retry: A Stainless client's count of repetitions; None from other clients.
         is_stream: A streamed answer is asked for.
+        payment_hash: The payment it proves; None when a key is debited.
+        is_lock: That payment is in hold mode: money only once somebody was given the answer.
+        tab_id: The tab of the key that is debited; None for a proof.
+        attempt: 32 bytes from the `Idempotency-Key` beside such a key.
+        retry: A Stainless client's count of repetitions; None from other clients.
     """
 
     digest: RequestDigest
-    payment_hash: PaymentHash | None
-    tab_id: TabId | None
-    attempt: bytes | None
-    retry: int | None
     is_stream: bool
+    payment_hash: PaymentHash | None = None
+    is_lock: bool = False
+    tab_id: TabId | None = None
+    attempt: bytes | None = None
+    retry: int | None = None
 
     @property
     def name(self) -> Name | None:
@@ -146,8 +148,8 @@ class Replays:
             timer=self._timer,
             shelf=self,
             limit_bytes=limits.replay_bytes if can_keep else 0,
-            # What could not be had afterwards is not made for nobody.
-            runs_on=need.name is not None and limits.replay_s > 0,
+            # What could not be had afterwards is not made for nobody; a lock just goes back.
+            runs_on=need.name is not None and not need.is_lock and limits.replay_s > 0,
             linger_ms=limits.linger_ms if can_keep else 0,
         )
         if can_keep:

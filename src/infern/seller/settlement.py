@@ -15,10 +15,19 @@ from typing import Final, Self
 import anyio
 
 from infern.core.ckb.hashing import ckb_hash
-from infern.core.errors import InvariantViolation, LedgerError, Money
-from infern.core.f402.challenge import Challenge, Terms
+from infern.core.errors import InfernError, InvariantViolation, LedgerError, Money, Retry
+from infern.core.f402.challenge import Challenge, Mode, Terms
 from infern.core.f402.receipt import Finish, Receipt, SignedReceipt, sign_receipt
-from infern.core.ids import HoldId, RequestDigest, RequestId, TabId, base32_id
+from infern.core.ids import (
+    HoldId,
+    PaymentHash,
+    PayoutId,
+    Pubkey,
+    RequestDigest,
+    RequestId,
+    TabId,
+    base32_id,
+)
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.records import Captured, KeyRecord, PaidRequest, RemainderPlan
 from infern.core.wire.strict_json import JsonObject
@@ -26,6 +35,8 @@ from infern.core.wire.usage import BilledUsage, UsageFlag
 from infern.ports import Clock, Entropy, Ledger, Signer
 from infern.seller.backend import Listing
 from infern.seller.endings import Endings
+from infern.seller.leases import LeaseKeeper
+from infern.seller.locks import LockKeeper
 
 END_TIMEOUT_S: Final = 10
 CAPTURE_TRIES: Final = 3
@@ -40,10 +51,12 @@ class Payer:
     Args:
         key: The prepaid key that is debited, or that receives a proof's remainder.
         challenge: The paid challenge; None when the key is debited.
+        refund_to: The payer's Fiber node, when the remainder is to be sent back to it.
     """
 
     key: KeyRecord | None
     challenge: Challenge | None
+    refund_to: Pubkey | None = None
 
     def __post_init__(self) -> None:
         """Somebody has to pay."""
@@ -102,6 +115,8 @@ class Settlement:
         entropy: For the hold's name and a new tab's.
         agent: Signs the receipt.
         endings: Takes over when the ledger is away at the end.
+        leases: Keeps the hold from being swept meanwhile.
+        locks: Settles or gives back what was paid in hold mode.
         sale: What is sold to whom.
     """
 
@@ -113,31 +128,53 @@ class Settlement:
         entropy: Entropy,
         agent: Signer,
         endings: Endings,
+        leases: LeaseKeeper,
+        locks: LockKeeper,
         sale: Sale,
     ) -> None:
         self._ledger = ledger
         self._endings = endings
+        self._leases = leases
+        self._locks = locks
         self._clock = clock
         self._entropy = entropy
         self._agent = agent
         self._sale = sale
         self._hold_id = HoldId(base32_id("hold_", entropy.random_bytes(16)))
+        self._plan = self._remainder_plan()
         self._started_ms = clock.now_ms()
         self._settled: Settled | None = None
         self._is_left_to_endings = False
+        self._is_delivering = False
+
+    @property
+    def _lock(self) -> PaymentHash | None:
+        """The payment, if it is in hold mode."""
+        challenge = self._sale.payer.challenge
+        is_lock = challenge is not None and challenge.mode is Mode.HOLD
+        return challenge.payment_hash if challenge is not None and is_lock else None
+
+    def _remainder_plan(self) -> RemainderPlan:
+        payer = self._sale.payer
+        if payer.refund_to is None:
+            return RemainderPlan(key=payer.key)
+        return RemainderPlan(
+            key=payer.key,
+            refund_to=payer.refund_to,
+            payout_id=PayoutId(base32_id("out_", self._entropy.random_bytes(16))),
+        )
 
     @property
     def ceiling(self) -> int:
         """Base units held: the most this request can cost."""
         return self._sale.terms.ceiling
 
-    @property
-    def remainder_to(self) -> str:
-        """Where the unspent part goes: a key id, or the payment's own tab."""
-        return self._sale.payer.key.key_id if self._sale.payer.key else "payment"
+    async def __aenter__(self) -> Self:
+        """Own the hold that was placed."""
+        return self
 
     async def place(self) -> None:
-        """Place the hold. Whoever does it enters the settlement next, with no wait in between.
+        """Place the hold. Its owner enters the settlement next, with no wait in between.
 
         Raises:
             InsufficientBalance: The key's balance does not cover it.
@@ -149,12 +186,11 @@ class Settlement:
             await self._place()
         except BaseException:
             # The ledger may have booked it although we did not hear so.
-            await self._release()
+            try:
+                await self._release()
+            finally:
+                self._leases.end(self._hold_id)
             raise
-
-    async def __aenter__(self) -> Self:
-        """Own the hold that was placed."""
-        return self
 
     async def _place(self) -> None:
         challenge, key = self._sale.payer.challenge, self._sale.payer.key
@@ -165,12 +201,15 @@ class Settlement:
             digest=self._sale.digest,
             payment_hash=challenge.payment_hash if challenge else None,
             attempt=self._sale.attempt,
+            owner=self._leases.owner,
+            lease_until_ms=self._leases.begin(self._hold_id),
             opened_ms=self._started_ms,
         )
         if challenge is None:
             await self._ledger.hold(hold)
             return
         await self._ledger.claim(paid_request(challenge, self._entropy), hold)
+        self._locks.claimed(challenge.payment_hash)
 
     async def __aexit__(
         self,
@@ -178,36 +217,67 @@ class Settlement:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Release the hold unless it was captured, or will be."""
-        if not self.is_charged:
-            await self._release()
+        """Release the hold unless it was captured, or will be. Take a lock that was delivered for.
+
+        Writing a charged answer has ended by now, so nobody waits for the node.
+        """
+        try:
+            if self._is_left_to_endings:
+                return
+            if self._settled is None:
+                await self._release()
+            elif self._lock is not None:
+                await self._end(self._deliver if self._is_delivering else self._abandon)
+        finally:
+            self._leases.end(self._hold_id)
 
     async def _release(self) -> None:
-        release = self._release_later()
+        now_ms = self._clock.now_ms()
+
+        async def release() -> None:
+            await self._ledger.release(self._hold_id, now_ms=now_ms)
+            await self._abandon()
+
+        await self._end(release)
+
+    async def _abandon(self) -> None:
+        if self._lock is not None:
+            await self._locks.give_back(self._lock, self._hold_id)
+
+    async def _deliver(self) -> None:
+        if self._lock is not None:
+            await self._locks.deliver(self._lock)
+
+    async def _end(self, ending: Callable[[], Awaitable[None]]) -> None:
+        """Book an end, whatever is cancelled meanwhile, or leave it to who tries for longer."""
         with anyio.move_on_after(END_TIMEOUT_S, shield=True) as scope:
             try:
-                await release()
+                await ending()
             except LedgerError as error:
-                _log.warning("hold %s is not released yet: %s", self._hold_id, error.message)
-                self._endings.add(self._hold_id, release)
+                _log.warning("the end of hold %s is not booked: %s", self._hold_id, error.message)
+                self._endings.add(self._hold_id, ending)
         if scope.cancelled_caught:
-            _log.warning("hold %s was not released in time", self._hold_id)
-            self._endings.add(self._hold_id, release)
-
-    def _release_later(self) -> Callable[[], Awaitable[None]]:
-        ledger, hold_id, now_ms = self._ledger, self._hold_id, self._clock.now_ms()
-        return lambda: ledger.release(hold_id, now_ms=now_ms)
+            _log.warning("the end of hold %s was not booked in time", self._hold_id)
+            self._endings.add(self._hold_id, ending)
 
     @property
     def is_charged(self) -> bool:
         """True once the hold was captured, or will be."""
         return self._settled is not None or self._is_left_to_endings
 
-    def delivered(self) -> None:
-        """Writing a charged answer has ended: whole, in part, or into a broken connection.
+    @property
+    def waits_for_delivery(self) -> bool:
+        """True for a payment in hold mode: money only once somebody was given the answer."""
+        return self._lock is not None
 
-        Called once. Only now may a payment that waits for its answer be taken for good.
+    def as_told(self, failure: InfernError) -> InfernError:
+        """A failure as the payer is to hear it.
+
+        In hold mode a payment whose run failed goes back, so the same proof is good for nothing.
         """
+        if self._lock is not None and failure.retry is Retry.SAME_CREDENTIAL:
+            failure.retry = Retry.NEW_CHALLENGE
+        return failure
 
     def cost(self, usage: BilledUsage) -> int:
         """Base units for what was delivered: never above the ceiling, nothing for nothing."""
@@ -224,7 +294,7 @@ class Settlement:
             "asset": str(self._sale.terms.price.asset),
             "charged": str(charged),
             "remainder": str(self.ceiling - charged),
-            "remainder_to": self.remainder_to,
+            "remainder_to": self._plan.says(self.ceiling - charged),
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
         }
@@ -234,8 +304,8 @@ class Settlement:
     ) -> Settled | None:
         """Charge before delivery and sign the receipt. Not interrupted by cancellation.
 
-        None when the ledger does not say in time whether it booked the charge. It cannot be taken
-        back then, so the answer is due; it is booked when the ledger is back.
+        None when the ledger does not say in time whether it booked the charge. It cannot be called
+        back then, so the answer is due; the charge is booked when the ledger is back.
 
         Raises:
             LedgerError: The ledger refused or is away; nothing is charged and the hold is released.
@@ -253,6 +323,7 @@ class Settlement:
         self, usage: BilledUsage, *, finish: Finish, response_root: bytes
     ) -> Settled | None:
         """Charge after delivery; None when the ledger is away: it is booked when it is back."""
+        self.begin_delivery()
         receipt = self._receipt(usage, finish, response_root)
         try:
             return await self._capture(receipt)
@@ -260,11 +331,31 @@ class Settlement:
             self._leave_to_endings(receipt, error)
             return None
 
-    def _leave_to_endings(self, receipt: Receipt, error: LedgerError) -> None:
-        """Until it is booked the money stays held; a start-up before that releases it."""
-        _log.warning("an answer is not charged yet: %s", error.message)
+    def begin_delivery(self) -> None:
+        """The consumer may have the answer from here on, whatever becomes of the connection.
+
+        In hold mode a charge without it is given back.
+        """
+        self._is_delivering = True
+
+    def _leave_to_endings(self, receipt: Receipt, why: LedgerError) -> None:
+        """Book the charge for an answer when the ledger is back.
+
+        Until then the money stays held; if this process dies first, start-up releases it.
+        """
+        _log.warning("an answer is not charged yet: %s", why.message)
         self._is_left_to_endings = True
-        self._endings.add(self._hold_id, lambda: self._book(receipt))
+
+        async def book() -> None:
+            try:
+                await self._book(receipt)
+            except LedgerError as error:
+                # It may have been booked although nobody heard so; the lock is to be taken then.
+                if error.code != "ledger_conflict" or self._lock is None:
+                    raise
+            await (self._deliver if self._is_delivering else self._abandon)()
+
+        self._endings.add(self._hold_id, book)
 
     async def _capture(self, receipt: Receipt) -> Settled:
         captured = await self._try_to_book(receipt)
@@ -277,9 +368,7 @@ class Settlement:
             self._hold_id,
             receipt,
             request_id=self._sale.request_id,
-            remainder=RemainderPlan(key=self._sale.payer.key)
-            if self._sale.payer.challenge
-            else RemainderPlan(),
+            remainder=self._plan,
         )
 
     async def _try_to_book(self, receipt: Receipt) -> Captured:
@@ -339,4 +428,5 @@ def paid_request(challenge: Challenge, entropy: Entropy) -> PaidRequest:
         digest=challenge.digest,
         tab_id=TabId(base32_id("tab_", entropy.random_bytes(16))),
         session=entropy.random_bytes(16),
+        is_lock=challenge.mode is Mode.HOLD,
     )

@@ -4,7 +4,6 @@ Events pass byte for byte. The usage chunk is kept back until the charge is know
 a comment just before `[DONE]`, and its response root covers every byte before that comment.
 """
 
-import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,9 @@ from infern.core.f402.receipt import Finish, ResponseRoot
 from infern.core.wire.render import render_stream_error
 from infern.core.wire.sse import EventKind, SseEvent, SseMeter
 from infern.core.wire.strict_json import dumps
-from infern.core.wire.usage import BilledUsage, charge_usage
+from infern.core.wire.usage import BilledUsage
+from infern.seller import upstream_errors
+from infern.seller.billing import bill, odd_members
 from infern.seller.http import ClientGone
 from infern.seller.pricing import Order
 from infern.seller.recordings import BATCH_BYTES, Recording
@@ -32,7 +33,6 @@ WINDOW_BYTES: Final = BATCH_BYTES
 """How far an answer that must have a reader is made ahead of the furthest one."""
 TAIL_BYTES: Final = 2 * 1024
 """Room for what ends a stream: the receipt's comment, `[DONE]`."""
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class StreamAnswer:
         """Pass on the next bytes of the model server; empty bytes are its end.
 
         Raises:
-            StreamInterrupted: The server reported an error or broke off.
+            InfernError: The server reported an error, broke off or wrote more than was ordered.
         """
         recording = self._recording
         events = self._meter.feed(data) if data else self._meter.finish()
@@ -100,8 +100,11 @@ class StreamAnswer:
                 await recording.moved()
         self._count(recording.handed)
         if self._meter.fault is not None:
-            _log.warning("the model server failed in mid-answer: %s", self._meter.fault.message)
-            raise StreamInterrupted("The model server failed in mid-answer.")
+            raise upstream_errors.broke_off(
+                self._meter.fault,
+                self._order.listing,
+                is_delivered=self._meter.counted().is_delivered,
+            )
         if self._meter.is_over_limit:
             raise StreamInterrupted("The model server wrote more than was ordered.")
         self.is_done = self._meter.is_done or not data
@@ -145,12 +148,13 @@ class StreamAnswer:
         """Charge a complete answer; returns what is still to be written.
 
         Raises:
-            StreamInterrupted: There was nothing in it; the same key or proof may try again.
+            InfernError: There was nothing in it, and nothing is charged.
         """
         counted = self._meter.counted()
-        if counted.is_empty:
-            raise StreamInterrupted("The model server's answer is empty.")
-        usage = charge_usage(self._meter.usage, counted, self._order.bound)
+        nothing = upstream_errors.empty(self._order, self._meter.usage, counted)
+        if nothing is not None:
+            raise nothing
+        usage = bill(self._order, self._meter.usage, counted)
         last = self._usage_chunk(usage)
         self._root.update(last)
         settled = await self._settlement.capture_delivered(
@@ -166,7 +170,8 @@ class StreamAnswer:
         event = self._usage_event
         if event is None or event.json is None or not self._order.request.include_usage_asked:
             return b""
-        chunk = {**event.json, "f402": self._settlement.summary(usage)}
+        summary = {**self._settlement.summary(usage), **odd_members(usage)}
+        chunk = {**event.json, "f402": summary}
         return b"data: " + dumps(chunk) + b"\n\n"
 
     async def close(self, failure: InfernError | ClientGone) -> bytes:
@@ -183,18 +188,18 @@ class StreamAnswer:
         recording.cut()
         settled = None
         counted = self._meter.counted()
-        if counted.is_delivered:
+        is_charged = upstream_errors.empty(self._order, self._meter.usage, counted) is None
+        if is_charged:
             gone = isinstance(failure, ClientGone)
             settled = await self._settlement.capture_delivered(
-                charge_usage(self._meter.usage, counted, self._order.bound),
+                bill(self._order, self._meter.usage, counted),
                 finish=Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED,
                 response_root=self._root.root(),
             )
         if isinstance(failure, ClientGone):
             raise failure
-        event = render_stream_error(
-            _as_it_ended(failure, is_charged=counted.is_delivered), self._sale.request_id
-        )
+        ended = _as_it_ended(failure, is_charged=is_charged)
+        event = render_stream_error(self._settlement.as_told(ended), self._sale.request_id)
         return _comment(settled) + event
 
 

@@ -15,6 +15,7 @@ from infern.core.fiber.types import InvoiceStatus
 from infern.core.ids import PaymentHash
 from infern.core.ledger.records import Topup, TopupState
 from infern.ports import Clock, FiberNode, Ledger
+from infern.seller.away import AwayNotice
 from infern.seller.keys import KeyRing
 
 ASK_TIMEOUT_MS: Final = 5_000
@@ -44,7 +45,7 @@ class TopupWatch:
         self._watched: set[PaymentHash] = set()
         self._new: list[Topup] = []
         self._wake = anyio.Event()
-        self._is_node_away = False
+        self._away = AwayNotice("top-ups")
 
     def watch(self, topup: Topup) -> None:
         """Look after a new top-up closely, if there is room; the sweep finds it otherwise."""
@@ -106,14 +107,6 @@ class TopupWatch:
             _log.warning("a top-up of %s is not booked yet: %s", topup.key_id, error.message)
             return False
 
-    def _note_node(self, *, away: InfernError | None) -> None:
-        """Log that the node went away or came back: once, however many top-ups wait for it."""
-        if away is not None and not self._is_node_away:
-            _log.warning("the Fiber node does not answer about top-ups: %s", away.message)
-        elif away is None and self._is_node_away:
-            _log.info("the Fiber node answers about top-ups again")
-        self._is_node_away = away is not None
-
     async def settle(self, topup: Topup) -> bool:
         """Ask the node once; True when the top-up's outcome is known and booked.
 
@@ -125,9 +118,9 @@ class TopupWatch:
                 GetInvoice(payment_hash=topup.payment_hash), timeout_ms=ASK_TIMEOUT_MS
             )
         except InfernError as error:
-            self._note_node(away=error)
+            self._away.note(away=error)
             return False
-        self._note_node(away=None)
+        self._away.note(away=None)
         now_ms = self._clock.now_ms()
         if record.status is InvoiceStatus.PAID:
             await self._ledger.end_topup(topup.payment_hash, TopupState.PAID, now_ms=now_ms)

@@ -17,7 +17,14 @@ from infern.core.errors import InfernError, JsonValue, PaymentRequired, Protocol
 from infern.core.f402.challenge import derive_preimage
 from infern.core.f402.credential import Credential, parse_credential
 from infern.core.f402.digest import request_digest
-from infern.core.f402.offer import Offer, offer_details
+from infern.core.f402.mpp import ACCEPT_HEADER, announced_headers, announces_fiber
+from infern.core.f402.offer import (
+    PAYMENT_RESPONSE_HEADER,
+    Offer,
+    offer_details,
+    offer_headers,
+    settlement_header,
+)
 from infern.core.f402.receipt import (
     Finish,
     Receipt,
@@ -25,6 +32,7 @@ from infern.core.f402.receipt import (
     response_root,
     sign_receipt,
 )
+from infern.core.f402.refund import refund_asked
 from infern.core.f402.verify import verify_proof
 from infern.core.ids import PaymentHash, Preimage, RequestDigest
 from infern.core.units import Network
@@ -61,6 +69,7 @@ class Turn(Enum):
     GONE = "409 already delivered"
     ASK_AGAIN = "402 with a new invoice"
     REFUSE = "402 invalid challenge"
+    REFUSE_ANEW = "402 invalid challenge, with a new offer in the headers as MPP's draft demands"
     BAD_REQUEST = "400"
     REDIRECT = "307"
     RESET = "connection reset before the work"
@@ -157,7 +166,7 @@ class ScriptedSeller:
                 return self._proven(credential, digest, request)
             if credential.key in self.keys:
                 return self._deliver(request, digest, b"\x06" * 32, Turn.DELIVER)
-            raise self._quote(digest)
+            return self._quote(request, digest)
         except InfernError as error:
             return _rendered(error)
 
@@ -179,25 +188,30 @@ class ScriptedSeller:
             status=200, headers={"content-type": "application/json"}, chunks=(body,)
         )
 
-    def _quote(self, digest: RequestDigest) -> InfernError:
+    def _quote(self, request: SellerRequest, digest: RequestDigest) -> SellerAnswer:
         nonce = len(self.offers).to_bytes(16, "big")
         challenge = honest_challenge(
             self.node.pubkey, digest=digest, now_s=self.now_s(), nonce=nonce
         )
-        challenge = replace(challenge, issuer=self.realm)
+        refund_to = refund_asked(request.headers, own=self.node.pubkey)
+        challenge = replace(challenge, issuer=self.realm, refund_to=refund_to)
         offer = offer_with(challenge, honest_invoice(challenge), self.node)
         offer = replace(offer, provider=self.agent.pubkey.hex())
         if self.lie is not None:
             offer = self.lie(offer)
         self.offers.append(offer)
-        return PaymentRequired("Payment required", details=offer_details(offer))
+        error = PaymentRequired("Payment required", details=offer_details(offer))
+        headers = offer_headers(offer)
+        if announces_fiber(request.headers.get(ACCEPT_HEADER, "")):
+            headers = announced_headers(offer, body=request.body, challenge_key=CHALLENGE_KEY)
+        return _rendered(error, headers)
 
     def _proven(
         self, credential: Credential, digest: RequestDigest, request: SellerRequest
     ) -> SellerAnswer:
         assert credential.proof is not None
         turn = self.turns.popleft() if self.turns else Turn.DELIVER
-        early = self._early(turn, digest)
+        early = self._early(turn, digest, request)
         if early is not None:
             return early
         verified = verify_proof(
@@ -213,13 +227,17 @@ class ScriptedSeller:
             raise ProtocolError("not here yet", code="payment_pending", retry_after_s=2)
         if payment_hash not in self.delivered:
             answer = self._deliver(request, digest, payment_hash, turn)
+            settled = {PAYMENT_RESPONSE_HEADER: settlement_header(verified.challenge, success=True)}
+            answer = replace(answer, headers={**answer.headers, **settled})
             if turn not in {Turn.CUT, Turn.STREAM_ERROR}:
                 self.delivered[payment_hash] = answer
         else:
             answer = self.delivered[payment_hash]
         return _broken(answer, turn)
 
-    def _early(self, turn: Turn, digest: RequestDigest) -> SellerAnswer | None:
+    def _early(
+        self, turn: Turn, digest: RequestDigest, request: SellerRequest
+    ) -> SellerAnswer | None:
         """What needs no look at the proof."""
         match turn:
             case Turn.UNAVAILABLE:
@@ -233,9 +251,12 @@ class ScriptedSeller:
             case Turn.GONE:
                 raise ProtocolError("answered before", code="already_delivered")
             case Turn.ASK_AGAIN:
-                raise self._quote(digest)
+                return self._quote(request, digest)
             case Turn.REFUSE:
                 raise ProtocolError("not our token", code="invalid_challenge")
+            case Turn.REFUSE_ANEW:
+                error = ProtocolError("not our token", code="invalid_challenge")
+                return _rendered(error, self._quote(request, digest).headers)
             case Turn.BAD_REQUEST:
                 raise ProtocolError("cannot be read")
             case Turn.REDIRECT:
@@ -294,9 +315,13 @@ class ScriptedSeller:
         return sign_receipt(receipt, self.agent).to_text()
 
 
-def _rendered(error: InfernError) -> SellerAnswer:
+def _rendered(error: InfernError, headers: Mapping[str, str] | None = None) -> SellerAnswer:
     rendered = render_error(error, "req_0")
-    return SellerAnswer(status=rendered.status, headers=rendered.headers, chunks=(rendered.body,))
+    return SellerAnswer(
+        status=rendered.status,
+        headers={**rendered.headers, **(headers or {})},
+        chunks=(rendered.body,),
+    )
 
 
 def _broken(answer: SellerAnswer, turn: Turn) -> SellerAnswer:

@@ -110,6 +110,65 @@ async def test_a_hold_outlives_the_expiry_of_its_invoice(fiber_trio) -> None:
     await fiber_trio.until_payment(payment_hash)
 
 
+async def test_a_second_settling_is_harmless(fiber_trio) -> None:
+    before = await fiber_trio.idle_channels()
+    record, preimage = await fiber_trio.held(AMOUNT)
+    settle = rpc.SettleInvoice(payment_hash=record.invoice.payment_hash, preimage=preimage)
+    told = [await _status_after(fiber_trio, settle) for _ in range(3)]
+    assert set(told) <= {None, InvoiceStatus.PAID}
+    await fiber_trio.until_invoice(record, InvoiceStatus.PAID)
+    after = await fiber_trio.idle_channels()
+    assert after["payee"].local_balance - before["payee"].local_balance == AMOUNT
+
+
+async def test_an_expired_hold_invoice_can_still_be_cancelled(fiber_trio, wait_until) -> None:
+    """So that no clock that is set back can revive it; or the node says that it is over."""
+    record, _ = await fiber_trio.hold_invoice(expiry_s=1)
+    await fiber_trio.pass_time_ms(2_100)
+    await fiber_trio.until_invoice(record, InvoiceStatus.EXPIRED)
+    cancel = rpc.CancelInvoice(payment_hash=record.invoice.payment_hash)
+    told = await _status_after(fiber_trio, cancel)
+    assert told in {None, InvoiceStatus.EXPIRED, InvoiceStatus.CANCELLED}
+    found = await fiber_trio.payee.call(rpc.GetInvoice(payment_hash=record.invoice.payment_hash))
+    assert found.status in {InvoiceStatus.EXPIRED, InvoiceStatus.CANCELLED}
+
+
+async def _status_after(fiber_trio, call):
+    """None when the payee's node did as it was told, otherwise the status it refused with."""
+    try:
+        await fiber_trio.payee.call(call)
+    except InvoiceStateConflict as conflict:
+        return conflict.invoice_status
+    return None
+
+
+async def test_a_hold_that_was_not_to_be_split_is_paid_as_any(fiber_trio) -> None:
+    record, preimage = await fiber_trio.hold_invoice(allow_mpp=False)
+    payment_hash = record.invoice.payment_hash
+    await fiber_trio.payer.call(rpc.SendPayment(invoice=record.invoice_text))
+    await fiber_trio.until_invoice(record, InvoiceStatus.RECEIVED)
+    await fiber_trio.payee.call(rpc.SettleInvoice(payment_hash=payment_hash, preimage=preimage))
+    await fiber_trio.until_payment(payment_hash)
+
+
+async def test_a_settled_tlc_is_listed_until_the_invoice_is_paid(fiber_trio) -> None:
+    """An invoice that stays `Received` without a TLC in any channel is a payment that is gone."""
+    record, preimage = await fiber_trio.held()
+    payment_hash = record.invoice.payment_hash
+    listing = rpc.ListChannels(include_closed=True)
+    await fiber_trio.payee.call(rpc.SettleInvoice(payment_hash=payment_hash, preimage=preimage))
+    without_tlc = 0
+    while True:
+        channels = await fiber_trio.payee.call(listing)
+        found = await fiber_trio.payee.call(rpc.GetInvoice(payment_hash=payment_hash))
+        if found.status is InvoiceStatus.PAID:
+            break
+        pending = [tlc.payment_hash for row in channels for tlc in row.pending_tlcs]
+        without_tlc += payment_hash not in pending
+    assert without_tlc <= 1
+    await fiber_trio.until_payment(payment_hash)
+
+
 async def test_a_held_payment_cannot_be_sent_again(fiber_trio, refused) -> None:
     record, preimage = await fiber_trio.held()
     payment_hash = record.invoice.payment_hash

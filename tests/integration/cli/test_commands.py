@@ -128,6 +128,61 @@ def test_a_node_that_is_away_is_reported_with_what_to_do(live) -> None:
     assert "--fiber-rpc" in found["Fiber node"]["advice"]
 
 
+def seller_flags(live) -> list[str]:
+    return ["--base-url", live.base_url, *node_flags(live, "consumer")]
+
+
+def test_money_is_taken_out_and_the_balance_shows_it(live) -> None:
+    flags = seller_flags(live)
+    run("topup", "2 CKB", "--yes", *flags)
+    before = live.run(live.world.balances())
+    done = json.loads(run("withdraw", "0.5 CKB", "--yes", "--json", *flags).stdout)
+    assert (done["state"], done["amount"]) == ("settled", "50000000")
+    after = live.run(live.world.balances())
+    assert after["consumer"] - before["consumer"] == 50_000_000
+    books = json.loads(run("balance", "--json", *flags).stdout)
+    assert int(books["balance"]) == 150_000_000 - int(done["fee"])
+    assert (books["owed"], books["withdrawals"]) == ("0", [])
+    shown = run("balance", *flags).stdout
+    assert "taken out  0.5005 CKB" in shown
+    assert "by a withdrawal" in shown
+    text = run("withdraw", "all", "--yes", *flags).stdout
+    assert "withdrawn  1.4" in text
+
+
+def test_withdraw_asks_first_and_refuses_what_makes_no_sense(live) -> None:
+    flags = seller_flags(live)
+    run("topup", "1 CKB", "--yes", *flags)
+    refused = CliRunner().invoke(infern, ["withdraw", "all", *flags], input="n\n")
+    assert refused.exit_code == 1
+    assert "everything" in refused.stderr
+    for wrong in ([], ["1 CKB", "--invoice", "fibd1"], ["--invoice", "fibd1", "--to", "02"],
+                  ["many"], ["1 CKB", "--to", "nobody"]):  # fmt: skip
+        result = run("withdraw", *wrong, "--yes", *flags, fails=True)
+        assert isinstance(result.exception, ConfigError), wrong
+    stranger = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
+    result = run("withdraw", "0.1 CKB", "--to", stranger, "--yes", *flags, fails=True)
+    assert isinstance(result.exception, InfernError)
+    assert result.exception.code == "no_route"
+    assert json.loads(run("balance", "--json", *flags).stdout)["balance"] == "100000000"
+
+
+def test_the_doctor_and_the_provider_s_status_show_solvency(live) -> None:
+    run("topup", "1 CKB", "--yes", *seller_flags(live))
+    found = json.loads(run("doctor", "--json", *seller_flags(live), fails=True).stdout)
+    checks = {row["check"]: row for row in found}
+    assert checks["seller's books"]["ok"] is True
+    assert checks["solvency"]["ok"] is True
+    assert "on its way out 0 CKB" in checks["solvency"]["detail"]
+    shown = run("provider", "status", "--url", live.base_url).stdout
+    assert "books      add up" in shown
+    assert "channels" in shown
+    report = json.loads(run("provider", "status", "--url", live.base_url, "--json").stdout)
+    assert report["books_add_up"] is True
+    result = run("provider", "status", "--url", "http://127.0.0.1:1", fails=True)
+    assert isinstance(result.exception, InfernError)
+
+
 def test_every_command_has_help_with_what_it_does() -> None:
     for name in infern.list_commands(None):
         assert "Usage:" in run(name, "--help").stdout

@@ -192,4 +192,6 @@ def lies(make_signer: Callable[[int], CoincurveSigner]) -> dict[str, Callable[[O
             )
         ),
         "another realm": lambda offer: _remade(offer, issuer="other.test"),
+        "no refund": lambda offer: _remade(offer, refund_to=None),
+        "another refund": lambda offer: _remade(offer, refund_to=thief.pubkey),
     }

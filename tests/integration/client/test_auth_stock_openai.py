@@ -112,6 +112,7 @@ async def test_faults_on_the_paid_leg_cost_one_payment_async(world, turns):
     [
         (Turn.ASK_AGAIN, "offer_refused"),
         (Turn.REFUSE, "invalid_challenge"),
+        (Turn.REFUSE_ANEW, "invalid_challenge"),
         (Turn.BAD_REQUEST, "invalid_request"),
         (Turn.REDIRECT, "offer_refused"),
     ],

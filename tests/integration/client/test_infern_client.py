@@ -295,8 +295,9 @@ def test_a_node_that_is_away_pays_nothing_twice(world):
 
 @pytest.mark.parametrize(
     "lie",
-    ["another invoice", "dearer", "another request", "another payee", "another realm"],
-)
+    ["another invoice", "dearer", "another request", "another payee", "another realm",
+     "another refund"],
+)  # fmt: skip
 def test_a_lying_offer_is_not_paid(world, lie, lies):
     world.seller.lie = lies[lie]
     with pytest.raises(InfernError) as caught:
@@ -305,6 +306,54 @@ def test_a_lying_offer_is_not_paid(world, lie, lies):
     assert caught.value.money is Money.UNMOVED
     assert world.node.calls == []
     assert world.states() == []
+
+
+def _asked(world, header="f402-refund-to"):
+    """What each request said about remainders."""
+    return [request.headers.get(header) for request in world.seller.requests]
+
+
+def test_a_remainder_goes_where_the_wallet_says(world, make_signer):
+    """Named once, in the first request; the token then carries it."""
+    home = make_signer(9).pubkey
+    client = sync_client(world, wallet=world.wallet(refund_to=home))
+    ask(client)
+    assert _asked(world) == [home.hex(), None]
+    assert world.seller.offers[0].challenge.refund_to == home
+
+
+def test_the_caller_of_a_request_may_name_another_node(world, make_signer):
+    home, other = make_signer(9).pubkey, make_signer(8).pubkey
+    client = sync_client(world, wallet=world.wallet(refund_to=home))
+    ask(client, extra_headers={"F402-Refund-To": other.hex()})
+    assert _asked(world)[0] == other.hex()
+    assert len(world.node.paid) == 1
+
+
+def test_nobody_is_told_of_a_node_unasked(world, make_signer):
+    ask(sync_client(world))
+    assert _asked(world) == [None, None]
+    # A prepaid key gets what is left itself.
+    world.seller.requests.clear()
+    wallet = world.wallet(refund_to=make_signer(9).pubkey)
+    ask(sync_client(world, wallet=wallet, api_key="inf_sk_" + "k" * 43))
+    assert set(_asked(world)) == {None}
+
+
+def test_a_relay_cannot_have_the_remainder_sent_to_itself(world, make_signer, lies):
+    """Whether or not the client asked for its own way back."""
+    world.seller.lie = lies["another refund"]
+    for refund_to in (None, make_signer(9).pubkey):
+        with pytest.raises(PaymentError) as caught:
+            ask(sync_client(world, wallet=world.wallet(refund_to=refund_to)))
+        assert caught.value.details["check"] == "refund"
+    assert world.node.calls == []
+
+
+def test_a_seller_that_sends_nothing_back_is_paid_all_the_same(world, make_signer, lies):
+    world.seller.lie = lies["no refund"]
+    ask(sync_client(world, wallet=world.wallet(refund_to=make_signer(9).pubkey)))
+    assert len(world.node.paid) == 1
 
 
 def test_budget_per_request(make_world):

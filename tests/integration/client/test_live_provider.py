@@ -11,12 +11,17 @@ from infern.client.auth import F402Auth
 from infern.client.budget import Budget
 from infern.client.journal import AttemptKind
 from infern.client.receipts import ReceiptStatus
-from infern.core.errors import BudgetExceeded, InfernError
+from infern.core.errors import BudgetExceeded, InfernError, Money, PaymentError
 from infern.core.f402.client import ClientState
+from infern.core.fiber.rpc import GetNodeInfo, NewInvoice
+from infern.core.ids import Pubkey
+from infern.core.ledger.payout import fee_cap_of, largest_payout
 from infern.core.units import Network
 from infern.proxy.app import ProxyApp
 from infern.proxy.config import Prepaid, ProxyConfig
-from infern.sdk import AsyncInfern, Infern, open_wallet
+from infern.sdk import AsyncInfern, Infern, close_wallet, open_wallet
+
+STRANGER = bytes.fromhex("0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
 
 ASK = {
     "model": "infern-tiny",
@@ -122,6 +127,17 @@ async def test_a_payment_never_presented_is_redeemed_as_credit(live, wallet):
         assert states(wallet) == [ClientState.REDEEMED_ELSEWHERE]
 
 
+async def test_what_a_lost_answer_left_over_is_redeemed(live, wallet):
+    """The seller says `already_delivered`: the answer is gone, most of the payment is not."""
+    async with client_of(live, wallet) as client:
+        await client.chat.completions.create(**ASK)
+        wallet.journal._db.execute("UPDATE attempts SET state = 'redeemed_elsewhere'")
+        row = wallet.journal.attempts(limit=1)[0]
+        (redeemed,) = await client.f402.redeem()
+        assert redeemed.payment_hash == row.payment_hash.hex()
+        assert 0 < redeemed.credited < row.amount
+
+
 async def test_top_ups_are_within_the_budget(live, wallet, tmp_path):
     small = Budget(per_topup=20_000)
     async with client_of(live, wallet) as client:
@@ -146,6 +162,75 @@ def test_sync_account(live, wallet):
         assert client.chat.completions.create(**ASK).choices
         assert 0 < client.f402.balance().balance < 10_000_000
         assert client.f402.redeem() == []
+
+
+async def test_money_is_taken_out_of_a_key(live, wallet):
+    async with client_of(live, wallet) as client:
+        await client.f402.create_key()
+        await client.f402.topup(50_000_000)
+        before = await _balance(live)
+        done = await client.f402.withdraw(20_000_000)
+        assert (done.state, done.amount, done.failure) == ("settled", 20_000_000, "")
+        assert await _balance(live) == before + 20_000_000
+        books = await client.f402.balance()
+        assert books.balance == 30_000_000 - done.fee
+        assert (books.refunded, books.owed) == (20_000_000 + done.fee, 0)
+        # The same id is the same withdrawal.
+        wish = {"amount": 1_000_000, "withdrawal_id": "one-and-the-same-wish"}
+        first, second = [await client.f402.withdraw(**wish) for _ in "ab"]
+        assert first == second
+        rest = await client.f402.withdraw()
+        assert [row.payout_id for row in await client.f402.withdrawals()] == [
+            rest.payout_id, first.payout_id, done.payout_id,
+        ]  # fmt: skip
+        with pytest.raises(InfernError) as caught:
+            await client.f402.withdraw(20_000_000)
+        assert caught.value.code == "insufficient_balance"
+
+
+def test_sync_withdrawals(live, wallet):
+    with Infern(base_url=live.base_url, wallet=wallet) as client:
+        client.f402.create_key()
+        client.f402.topup(10_000_000)
+        record = live.run(live.world.nodes["consumer"].call(
+            NewInvoice(amount=3_000_000, network=Network.DEV, expiry_s=600)))  # fmt: skip
+        done = client.f402.withdraw(invoice=record.invoice_text)
+        assert (done.state, done.amount) == ("settled", 3_000_000)
+        assert done.payment_hash == record.invoice.payment_hash.hex()
+        with pytest.raises(PaymentError) as caught:
+            client.f402.withdraw(100_000, to=Pubkey(STRANGER))
+        assert (caught.value.code, caught.value.money) == ("no_route", Money.UNMOVED)
+        assert [row.state for row in client.f402.withdrawals()] == ["returned", "settled"]
+        assert client.f402.balance().held == 0
+
+
+async def test_what_a_request_did_not_cost_comes_back_by_itself(live, tmp_path):
+    wallet = open_wallet(
+        fiber_rpc_url=live.world.rpc_urls["consumer"], network=Network.DEV,
+        home=tmp_path / "refunded", refund_to="node",
+    )  # fmt: skip
+    assert wallet.refund_to == (await wallet.node.call(GetNodeInfo())).pubkey
+    before = await _balance(live)
+    async with client_of(live, wallet) as client:
+        answer = await client.chat.completions.create(**ASK)
+        assert answer.f402["remainder_to"] == "refund"
+        row = wallet.journal.attempts(limit=1)[0]
+        remainder = int(answer.f402["remainder"])
+        back = largest_payout(remainder)
+        for _ in range(400):
+            if await _balance(live) == before - row.amount - row.fee + back:
+                break
+            await asyncio.sleep(0.05)
+        assert await _balance(live) == before - row.amount - row.fee + back
+        # The part of the fee cap that routing left is all there is to redeem.
+        (redeemed,) = await client.f402.redeem()
+        assert 0 <= redeemed.credited <= fee_cap_of(back)
+    close_wallet(wallet)
+
+
+async def _balance(live):
+    """The consumer's, once nothing is on its way."""
+    return (await asyncio.to_thread(live.run, live.world.balances()))["consumer"]
 
 
 async def test_the_proxy_keeps_a_prepaid_key_topped_up(live, wallet):

@@ -25,6 +25,7 @@ from infern.core.units import CKB
 
 CHILD = Path(__file__).with_name("child.py")
 PATIENCE_S = 60
+ABSENT = "absent"
 
 
 @dataclass
@@ -40,6 +41,9 @@ class Heard:
     tried_topups: dict[str, int] = field(default_factory=dict)
     tried_captures: dict[str, int] = field(default_factory=dict)
     tried_claims: dict[str, int] = field(default_factory=dict)
+    may_be: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """States a lock or payout may be in: the acknowledged one, or one that was tried after it."""
+    reached: set[tuple[str, str]] = field(default_factory=set)
     lines: int = 0
 
     def hear(self, line: bytes) -> None:
@@ -52,6 +56,10 @@ class Heard:
             (self.tried_claims if tried else self.claims)[facts[0]] = facts[1]
         elif what == "redeem" and not tried:
             self.redeemed[facts[0]] = facts[1]
+        elif what in ("lock", "payout"):
+            name, states = (what, facts[0]), {state for state in facts[1:] if state}
+            self.may_be[name] = states | self.may_be.get(name, {ABSENT}) if tried else states
+            self.reached |= {(what, state) for state in states if not tried}
         elif what == "hold":
             self.open_holds.add(facts[0])
         elif what in ("capture", "release"):
@@ -95,6 +103,7 @@ async def check(path: Path, heard: Heard) -> None:
             stored = await ledger.receipt(RequestId(request_id))
             assert stored is not None
             assert stored.charged == charged
+        _check_states(path, heard)
         assert await ledger.recover(now_ms=9) == len(held)
         assert await ledger.recover(now_ms=9) == 0
         after = await ledger.books()
@@ -106,6 +115,21 @@ async def check(path: Path, heard: Heard) -> None:
     # Whoever was in the middle is decided now.
     heard.open_holds.clear()
     heard.unsure_holds.clear()
+    heard.may_be.clear()
+
+
+def _check_states(path: Path, heard: Heard) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        found = {
+            ("lock", row[0].hex()): row[1]
+            for row in database.execute("SELECT payment_hash, state FROM locks")
+        }
+        found |= {
+            ("payout", row[0]): row[1]
+            for row in database.execute("SELECT payout_id, state FROM payouts")
+        }
+    for name, states in heard.may_be.items():
+        assert found.get(name, ABSENT) in states, name
 
 
 def _check_sums(path: Path, heard: Heard, sums: Any) -> None:
@@ -118,13 +142,17 @@ def _check_sums(path: Path, heard: Heard, sums: Any) -> None:
         twice = database.execute(
             "SELECT hold_id FROM receipts GROUP BY hold_id HAVING count(*) > 1"
         ).fetchall()
-        captured = database.execute(
-            "SELECT count(*), sum(charged) FROM holds WHERE state = 'captured'"
-        ).fetchone()
+        charged, voided = (
+            database.execute(
+                "SELECT count(*), COALESCE(sum(charged), 0) FROM holds WHERE state = ?", (state,)
+            ).fetchone()
+            for state in ("captured", "voided")
+        )
     assert twice == []
     assert heard.captures.items() <= receipts.items() <= heard.tried_captures.items()
-    assert captured == (len(receipts), sum(receipts.values()))
-    assert sums.spent == sum(receipts.values())
+    assert charged[0] + voided[0] == len(receipts)
+    assert charged[1] + voided[1] == sum(receipts.values())
+    assert sums.spent == charged[1]
     tried = heard.tried_topups | heard.tried_claims
     acknowledged = heard.topups | heard.claims
     assert acknowledged.items() <= deposits.items() <= tried.items()
@@ -134,7 +162,7 @@ def _check_sums(path: Path, heard: Heard, sums: Any) -> None:
 @pytest.mark.parametrize(
     ("lives", "lines"),
     [
-        pytest.param(4, 400, id="a few lives"),
+        pytest.param(4, 600, id="a few lives"),
         pytest.param(60, 2_000, id="many lives", marks=pytest.mark.slow),
     ],
 )
@@ -150,6 +178,8 @@ async def test_abuse_14_a_killed_ledger_loses_nothing_and_charges_nothing_twice(
     assert heard.captures
     assert heard.claims
     assert heard.redeemed
+    ends = {("lock", "settled"), ("lock", "cancelled"), ("payout", "settled")}
+    assert ends <= heard.reached
 
 
 @pytest.fixture(scope="session")

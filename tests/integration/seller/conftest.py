@@ -122,6 +122,7 @@ class SellerWorld:
             ledger=self.wrap(self.ledger),
             fiber=fiber or self.fiber or self.payee,
             agent=self.agent,
+            verifier=CoincurveVerifier(),
             clock=self.clock,
             entropy=SystemEntropy(),
         )

@@ -301,6 +301,8 @@ async def test_a_charge_is_never_above_what_was_held(world: Any) -> None:
         entropy=world.parts.entropy,
         agent=world.agent,
         endings=world.parts.endings,
+        leases=world.parts.leases,
+        locks=world.parts.locks,
         sale=sale,
     )
     counted = Counted(

@@ -117,7 +117,7 @@ async def test_abuse_22_usage_above_the_quote_is_capped(world: Any, usage: Any) 
         (Script(status=400, steps=[b'{"error":{"message":"maximum context length is 10"}}']), 400,
          "context_length_exceeded"),
         (Script(status=422, steps=[b'{"detail":"no"}']), 400, "invalid_request"),
-        (Script(status=413, steps=[b"<html>"]), 400, "invalid_request"),
+        (Script(status=413, steps=[b"<html>"]), 413, "request_too_large"),
         (Script(status=401, steps=[b'{"error":"bad key"}']), 502, FAILED),
         (Script(status=404, steps=[b"{}"]), 502, FAILED),
         (Script(status=429, steps=[b"{}"]), 503, "overloaded"),
@@ -160,8 +160,8 @@ async def test_a_model_server_that_fails_costs_nothing_and_may_be_asked_again(
     assert got.error["money"] == "unmoved"
     assert "f402-receipt" not in got.headers
     assert "payment-required" not in got.headers
-    assert ("x-should-retry" in got.headers) == (status == 400)
-    assert got.error["retry"] == ("never" if status == 400 else "same_credential")
+    assert ("x-should-retry" in got.headers) == (status in (400, 413))
+    assert got.error["retry"] == ("never" if status in (400, 413) else "same_credential")
     assert await world.spent() == 0
     assert await world.open_holds() == 0
     assert await world.stored_receipt(got) is None

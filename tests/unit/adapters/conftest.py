@@ -11,7 +11,7 @@ import pytest
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
-from infern.core.ledger.books import violations
+from infern.core.ledger.books import totals, violations
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.records import (
     Captured,
@@ -157,10 +157,11 @@ async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     made = Desk(directory=tmp_path, engine=request.param, ledger=ledger, opened=[ledger])
     yield made
     made.reopen()
-    books = await made.ledger.books()
+    books, sums = await made.ledger.books(), await made.ledger.totals()
     for opened in made.opened:
         opened.close()
     assert violations(books) == []
+    assert sums == totals(books)
 
 
 @pytest.fixture

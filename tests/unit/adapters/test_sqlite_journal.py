@@ -124,6 +124,15 @@ def test_a_refused_budget_writes_nothing(journal):
     journal.intend(attempt(), anything)
 
 
+def test_an_intent_whose_end_could_not_be_written_counts_no_more(journal, other):
+    """Its exchange gave it up while the disk was away; the budget must not pay for that."""
+    row = attempt()
+    journal.intend(row, anything)
+    journal.release(row.payment_hash)
+    assert other.spent(session="s", now_ms=NOW_MS + 2).day == 0
+    assert journal.get(row.payment_hash).state is ClientState.REFUSED
+
+
 def test_what_a_live_exchange_uses_is_not_given_out(journal, other):
     row = paid(journal)
     assert adopt(journal) is None
@@ -223,9 +232,10 @@ def spend(directory, start, cap, results):
     for number in range(start, start + 20):
         try:
             journal.intend(attempt(number), admit)
-            admitted += 1
         except BudgetExceeded:
             continue
+        advance_to(journal, attempt(number), ClientState.PAYING)
+        admitted += 1
     results.put(admitted)
     journal.close()
 

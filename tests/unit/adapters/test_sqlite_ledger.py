@@ -66,7 +66,7 @@ def test_the_file_is_the_owners_alone(open_sqlite: Any, tmp_path: Path) -> None:
 
 def test_it_is_durable_at_every_commit(open_sqlite: Any) -> None:
     ledger = open_sqlite()
-    connection = ledger._engine._connection
+    connection = ledger._engine.batches.connection
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert connection.execute("PRAGMA foreign_keys").fetchone() == (1,)
@@ -157,7 +157,7 @@ async def test_when_the_disk_fails_nobody_hears_of_success_and_nothing_is_booked
     engine: Any, word: str
 ) -> None:
     await engine.run(insert(1))
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     gate = threading.Event()
     engine.submit(lambda _: gate.wait(10))
     futures = [engine.submit(insert(n)) for n in range(2, 6)]
@@ -172,7 +172,7 @@ async def test_when_the_disk_fails_nobody_hears_of_success_and_nothing_is_booked
 
 
 async def test_a_disk_that_fails_within_a_command_refuses_it(engine: Any) -> None:
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     broken.broken["INSERT"] = 1
     with pytest.raises(LedgerError) as caught:
         await engine.run(insert(1))
@@ -182,7 +182,7 @@ async def test_a_disk_that_fails_within_a_command_refuses_it(engine: Any) -> Non
 
 async def test_a_rollback_that_fails_stops_all_bookings_until_it_works(engine: Any) -> None:
     """Whatever happens the thread lives: a caller that waits for ever holds money for ever."""
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     broken.broken.update(COMMIT=1, ROLLBACK=2)
     for _ in range(2):
         with pytest.raises(LedgerError):
@@ -194,7 +194,7 @@ async def test_a_rollback_that_fails_stops_all_bookings_until_it_works(engine: A
 
 
 async def test_a_cancelled_command_of_a_failed_batch_does_not_end_the_thread(engine: Any) -> None:
-    broken = engine._connection = BrokenConnection(engine._connection)
+    broken = engine.batches.connection = BrokenConnection(engine.batches.connection)
     gate = threading.Event()
     engine.submit(lambda _: gate.wait(10))
     cancelled, other = engine.submit(insert(1)), engine.submit(insert(2))
@@ -291,7 +291,7 @@ async def test_another_writer_makes_bookings_fail_and_not_hang_or_double(
     engine: Any, tmp_path: Path
 ) -> None:
     """Somebody opens the file with another program."""
-    engine._connection.execute("PRAGMA busy_timeout = 20")
+    engine.batches.connection.execute("PRAGMA busy_timeout = 20")
     other = sqlite3.connect(tmp_path / "t.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(LedgerError):

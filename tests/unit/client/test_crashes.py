@@ -4,8 +4,6 @@ A crash is a driver that stops at an effect, before or after it was performed, a
 whose lock on its journal is gone while its rows stay as they were.
 """
 
-import fcntl
-import os
 from functools import partial
 
 import pytest
@@ -25,16 +23,6 @@ TARGET = "/v1/chat/completions"
 
 class Died(Exception):
     """The process is no more."""
-
-
-def kill(wallet):
-    """What kill -9 leaves: the lock is gone, the rows and their owner's name are not."""
-    journal = wallet.journal
-    fcntl.flock(journal._lock_file, fcntl.LOCK_UN)
-    os.close(journal._lock_file)
-    journal._lock_file = -1
-    journal._mine.clear()
-    journal._db.close()
 
 
 def order():
@@ -130,7 +118,7 @@ def live_and_die(world, dies_at, *, after):
         outcome, _ = run(world, wallet, dies_at, after=after)
     except Died:
         delivered = "delivered" in states(wallet)
-        kill(wallet)
+        wallet.journal.drop()
         return delivered
     assert outcome.reply.is_success
     return True
@@ -188,7 +176,7 @@ def test_a_crash_while_paying_does_not_trust_an_error_of_the_new_run(world):
     first = world.wallet()
     with pytest.raises(Died):
         run(world, first, 6)
-    kill(first)
+    first.journal.drop()
     world.node.is_down = True
     second = world.wallet()
     with pytest.raises(PaymentOutcomeUnknown):

@@ -5,9 +5,10 @@ import pytest
 
 from infern.core.errors import ConfigError
 from infern.core.units import Network
+from infern.core.wire.dialects import DIALECTS, DialectName
 from infern.core.wire.endpoints import Endpoint
-from infern.core.wire.rewrite import EarlyUsage, TokenLimit
-from infern.provider.config import EXAMPLE, parse_provider_config
+from infern.core.wire.rewrite import Dialect, EarlyUsage, TokenLimit
+from infern.provider.config import EXAMPLE, ProviderConfig, parse_provider_config
 
 MODEL: dict[str, Any] = {
     "name": "m",
@@ -39,16 +40,58 @@ def test_everything_but_price_and_size_has_a_default() -> None:
     assert not config.require_preimage
 
 
-def test_early_usage_is_known_of_the_embedded_model_only() -> None:
-    elsewhere = {"provider": {"upstream": "http://127.0.0.1:1/v1"}}
+def elsewhere(dialect: str | None = None, **changes: Any) -> ProviderConfig:
+    """A model on a server that is not the embedded one."""
+    provider = {"upstream": "http://127.0.0.1:1/v1", **({"dialect": dialect} if dialect else {})}
+    return parse_provider_config({"provider": provider, **model(**changes)})
 
-    def told(document: dict[str, Any]) -> EarlyUsage:
-        return parse_provider_config(document).models[0].dialect.early_usage
 
-    assert told(model()) is EarlyUsage.LLAMA_CPP
-    assert told(model(early_usage="none")) is EarlyUsage.NONE
-    assert told({**elsewhere, **model()}) is EarlyUsage.NONE
-    assert told({**elsewhere, **model(early_usage="vllm")}) is EarlyUsage.VLLM
+def test_the_embedded_model_speaks_its_dialect() -> None:
+    embedded = parse_provider_config(model())
+    assert embedded.dialect is DialectName.LLAMA_CPP
+    assert embedded.models[0].dialect == DIALECTS[DialectName.LLAMA_CPP]
+    off = parse_provider_config(model(early_usage="none"))
+    assert off.models[0].dialect.early_usage is EarlyUsage.NONE
+
+
+def test_a_dialect_is_found_out_unless_it_is_named() -> None:
+    for config in (elsewhere(), elsewhere("auto")):
+        assert config.dialect is None
+        assert config.models[0].dialect == DIALECTS[DialectName.OPENAI]
+    named = elsewhere("vllm")
+    assert named.dialect is DialectName.VLLM
+    assert named.models[0].dialect == DIALECTS[DialectName.VLLM]
+    found = elsewhere().spoken_to(DialectName.VLLM)
+    assert (found.dialect, found.models) == (named.dialect, named.models)
+
+
+def test_single_settings_win_over_the_dialect() -> None:
+    changes: dict[str, Any] = {
+        "early_usage": "none", "token_limit": "max_completion_tokens",
+        "cuts_prompts": True, "pinned": {"cache_prompt": False},
+    }  # fmt: skip
+    for config in (elsewhere("vllm", **changes), elsewhere(**changes).spoken_to(DialectName.VLLM)):
+        (sold,) = config.models
+        assert sold.dialect == Dialect(
+            token_limit=TokenLimit.MAX_COMPLETION_TOKENS,
+            pinned={"cache_prompt": False},
+            early_usage=EarlyUsage.NONE,
+            cuts_prompts=True,
+        )
+        assert sold.limits.cuts_prompts
+    not_cutting = elsewhere("ollama", cuts_prompts=False).models[0]
+    assert not not_cutting.dialect.cuts_prompts
+    assert not not_cutting.limits.cuts_prompts
+
+
+def test_no_more_is_sold_than_the_dialect_counts() -> None:
+    wide = elsewhere(max_n=3, max_prompts=5)
+    assert (wide.models[0].limits.max_n, wide.models[0].limits.max_prompts) == (3, 5)
+    for name in DialectName:
+        limits = wide.spoken_to(name).models[0].limits
+        counts_one = name in {DialectName.LLAMA_CPP, DialectName.OLLAMA, DialectName.LM_STUDIO}
+        assert (limits.max_n, limits.max_prompts) == ((1, 1) if counts_one else (3, 5))
+    assert elsewhere("ollama", max_inputs=9).models[0].limits.max_inputs == 9
 
 
 def test_what_is_set_counts() -> None:
@@ -132,6 +175,12 @@ def test_what_is_set_counts() -> None:
         (model(endpoints=[5]), "endpoint"),
         (model(token_limit="most"), "token_limit"),
         (model(token_limit=5), "token_limit"),
+        (model(cuts_prompts=1), "cuts_prompts"),
+        (model(max_n=2), "max_n"),
+        (model(max_prompts=2), "llama_cpp"),
+        ({**model(max_n=2), "provider": {"upstream": "http://h/v1", "dialect": "ollama"}}, "max_n"),
+        ({**model(), "provider": {"dialect": "tgi"}}, "auto, vllm, llama_cpp, ollama, lm_studio"),
+        ({**model(), "provider": {"dialect": 5}}, "dialect"),
         (model(early_usage="always"), "none, vllm, llama_cpp"),
         (model(early_usage=True), "early_usage"),
         (model(pinned=5), "pinned"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import pytest
 
@@ -28,6 +29,46 @@ class VirtualClock:
         await anyio.lowlevel.checkpoint()
 
 
+class SteppedClock:
+    """Time that moves when everybody waits, in the steps they asked for, or when told."""
+
+    def __init__(self, start_ms: int, ledger: Any) -> None:
+        self.ms = start_ms
+        self.ledger = ledger
+        self.sleepers: list[tuple[int, anyio.Event]] = []
+
+    def now_ms(self) -> int:
+        return self.ms
+
+    async def sleep_ms(self, duration_ms: int) -> None:
+        woken = anyio.Event()
+        self.sleepers.append((self.ms + duration_ms, woken))
+        await woken.wait()
+
+    async def settle(self) -> None:
+        """Let tasks and the ledger's thread run until they wait again.
+
+        The ledger's writer answers in order, so whoever asked before has been answered too; no
+        task here asks more often in a row than this. `books` would not do: it is a snapshot.
+        """
+        for _ in range(10):
+            await self.ledger.find_key(bytes(32))
+            for _ in range(10):
+                await anyio.lowlevel.checkpoint()
+
+    async def move(self, duration_ms: int) -> None:
+        """Let time pass, waking everybody at their time, until nobody has more to do."""
+        end_ms = self.ms + duration_ms
+        await self.settle()
+        while self.sleepers and min(self.sleepers, key=lambda s: s[0])[0] <= end_ms:
+            self.sleepers.sort(key=lambda s: s[0])
+            due_ms, woken = self.sleepers.pop(0)
+            self.ms = max(self.ms, due_ms)
+            woken.set()
+            await self.settle()
+        self.ms = end_ms
+
+
 class CountingEntropy:
     """Bytes that are all different and the same in every run."""
 
@@ -47,6 +88,11 @@ def anyio_backend() -> str:
 @pytest.fixture
 def clock() -> VirtualClock:
     return VirtualClock()
+
+
+@pytest.fixture
+def make_stepped_clock() -> type[SteppedClock]:
+    return SteppedClock
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import anyio.lowlevel
 import pytest
 
 from infern.core.errors import InfernError
-from infern.core.f402.challenge import mint_token
+from infern.core.f402.challenge import Mode, mint_token
 from infern.core.f402.credential import Proof
 from infern.core.fiber.types import InvoiceStatus
 from infern.core.ids import PaymentHash, Preimage
@@ -184,6 +184,33 @@ async def test_one_waits_for_a_payment_and_others_do_not_queue(make_case: Any) -
     assert good == [one, two]
     case.payee.pay(three.payment_hash)
     assert await case.desk.verify(case.proof(three), DIGEST) == three
+
+
+@pytest.mark.parametrize("status", [InvoiceStatus.RECEIVED, InvoiceStatus.PAID])
+async def test_in_hold_mode_a_pending_payment_is_enough_and_a_preimage_is_not(
+    make_case: Any, status: InvoiceStatus
+) -> None:
+    case = make_case(proof_wait_ms=100, require_preimage=True)
+    challenge = await case.challenge(mode=Mode.HOLD)
+    preimage = case.payee.preimages[challenge.payment_hash]
+    for shown in (None, preimage):
+        error = await case.refusal(case.proof(challenge, preimage=shown))
+        assert error.code == "payment_pending"
+    case.payee.set_status(challenge.payment_hash, status)
+    assert await case.desk.verify(case.proof(challenge), DIGEST) == challenge
+    token = mint_token(challenge, kid="k2", key=KEY)
+    assert await case.desk.verify_for_redeem(token, None) == challenge
+
+
+@pytest.mark.parametrize("status", [InvoiceStatus.CANCELLED, InvoiceStatus.EXPIRED])
+async def test_in_hold_mode_what_went_back_is_said_at_once(
+    make_case: Any, status: InvoiceStatus
+) -> None:
+    case = make_case()
+    challenge = await case.challenge(mode=Mode.HOLD)
+    case.payee.set_status(challenge.payment_hash, status)
+    error = await case.refusal(case.proof(challenge))
+    assert (error.code, error.money) == ("payment_not_received", "unmoved")
 
 
 async def test_a_token_is_redeemable_longer_than_it_is_usable(make_case: Any) -> None:

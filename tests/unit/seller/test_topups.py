@@ -77,52 +77,12 @@ class Desk:
         return TopupState(found.state)
 
 
-class SteppedClock:
-    """Time that moves when everybody waits, in the steps they asked for, or when told."""
-
-    def __init__(self, start_ms: int, ledger: Any) -> None:
-        self.ms = start_ms
-        self.ledger = ledger
-        self.sleepers: list[tuple[int, anyio.Event]] = []
-
-    def now_ms(self) -> int:
-        return self.ms
-
-    async def sleep_ms(self, duration_ms: int) -> None:
-        woken = anyio.Event()
-        self.sleepers.append((self.ms + duration_ms, woken))
-        await woken.wait()
-
-    async def settle(self) -> None:
-        """Let tasks and the ledger's thread run until they wait again.
-
-        The ledger answers in order, so whoever asked before has been answered too; no task here
-        asks more often in a row than this.
-        """
-        for _ in range(10):
-            await self.ledger.books()
-            for _ in range(10):
-                await anyio.lowlevel.checkpoint()
-
-    async def move(self, duration_ms: int) -> None:
-        """Let time pass, waking everybody at their time, until nobody has more to do."""
-        end_ms = self.ms + duration_ms
-        await self.settle()
-        while self.sleepers and min(self.sleepers, key=lambda s: s[0])[0] <= end_ms:
-            self.sleepers.sort(key=lambda s: s[0])
-            due_ms, woken = self.sleepers.pop(0)
-            self.ms = max(self.ms, due_ms)
-            woken.set()
-            await self.settle()
-        self.ms = end_ms
-
-
 @pytest.fixture
 async def desk(
-    tmp_path: Path, make_config: Any, payee: Any, clock: Any, entropy: Any
+    tmp_path: Path, make_config: Any, payee: Any, clock: Any, entropy: Any, make_stepped_clock: Any
 ) -> AsyncIterator[Desk]:
     ledger = SqliteLedger(tmp_path / "ledger.sqlite3")
-    stepped = payee.clock = SteppedClock(clock.now_ms(), ledger)
+    stepped = payee.clock = make_stepped_clock(clock.now_ms(), ledger)
     minter = Minter(make_config(), fiber=payee, clock=stepped, entropy=entropy)
     made = Desk(ledger, payee, stepped, minter)
     yield made
@@ -183,7 +143,7 @@ async def test_a_ledger_that_is_away_for_a_moment_ends_neither_watch_nor_sweep(d
 async def test_a_node_that_is_away_is_logged_once_however_many_topups_wait(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="infern.seller.topups")
+    caplog.set_level("INFO", logger="infern.seller.away")
     key = await desk.key()
     topups = [await desk.topup(key) for _ in range(3)]
     desk.payee.is_down = True

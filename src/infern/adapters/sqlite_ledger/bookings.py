@@ -14,6 +14,7 @@ from infern.core.ids import HoldId, PaymentHash, RequestId, TabId
 from infern.core.ledger.hold import Hold, HoldEvent, HoldState, end_hold
 from infern.core.ledger.lock import LockEvent
 from infern.core.ledger.records import (
+    TOPUP_TRANSITIONS,
     Captured,
     KeyRecord,
     PaidRequest,
@@ -72,9 +73,9 @@ def add_topup(db: sqlite3.Connection, topup: Topup, open_limit: int) -> None:
 def end_topup(
     db: sqlite3.Connection, payment_hash: PaymentHash, state: TopupState, now_ms: int
 ) -> None:
-    """Credit a paid top-up once, or mark it expired. A payment that came late still counts."""
+    """Credit a paid top-up once, or mark it expired."""
     topup = rows.load_topup(db, payment_hash)
-    if topup is None or topup.state is TopupState.PAID or state is TopupState.OPEN:
+    if topup is None or state not in TOPUP_TRANSITIONS[topup.state]:
         return
     if state is TopupState.PAID:
         moves.credit(db, rows.load_tab(db, topup.tab_id), payment_hash, topup.amount, now_ms)
@@ -106,12 +107,15 @@ def _refuse_repetition(db: sqlite3.Connection, new: Hold) -> None:
 
 def claim(db: sqlite3.Connection, paid: PaidRequest, new: Hold) -> None:
     """Take a proof: deposit once, hold, run. A failed run may run again on the same deposit."""
+    lock = locks.of_payment(db, paid)
+    if lock is not None:
+        locks.refuse_given_back(lock)
     tab, state = _paid_tab(db, paid, new.opened_ms)
     if ServerEvent.CLAIM not in TRANSITIONS[state]:
         raise refusal(state)
     target = advance(state, ServerEvent.CLAIM)
-    if paid.is_lock:
-        locks.claim(db, paid, tab.tab_id, new.hold_id, new.opened_ms)
+    if lock is not None:
+        locks.claim(db, lock, paid, tab_id=tab.tab_id, hold_id=new.hold_id, now_ms=new.opened_ms)
     place_hold(db, replace(new, tab_id=tab.tab_id, amount=min(new.amount, tab.balance)))
     _save_claim(db, paid, tab.tab_id, target, new.hold_id)
 
@@ -140,6 +144,7 @@ def _save_claim(
 
 def credit_unclaimed(db: sqlite3.Connection, paid: PaidRequest, now_ms: int) -> bool:
     """Book a payment whose proof never came; False when it is booked already."""
+    _require_money(db, paid)
     tab, state = _paid_tab(db, paid, now_ms)
     if state is not ServerState.QUOTED:
         return False
@@ -194,17 +199,12 @@ def capture_hold(
 def _move_remainder(
     db: sqlite3.Connection, ended: Hold, tab: Tab, plan: RemainderPlan, now_ms: int
 ) -> tuple[Tab, str]:
-    """What was not charged goes where the plan says; returns the payer's tab, and where to.
-
-    A key that was forgotten meanwhile, or counts another asset, must not spoil the charge for what
-    was delivered: the remainder then stays where it can be redeemed.
-    """
+    """What was not charged goes where the plan says; returns the payer's tab, and where to."""
     remainder = ended.amount - ended.charged
-    key_tab = rows.find_tab(db, plan.key.tab_id) if plan.key is not None else None
-    if key_tab is not None and key_tab.asset != tab.asset:
-        key_tab = None
-    if ended.payment_hash is not None and locks.find(db, ended.payment_hash) is not None:
-        locks.capture(db, ended.payment_hash, plan, now_ms)
+    key_tab = moves.taker(db, plan.key.tab_id if plan.key else None, tab.asset, remainder)
+    lock = locks.find(db, ended.payment_hash) if ended.payment_hash is not None else None
+    if lock is not None:
+        locks.capture(db, lock, key_tab, plan, now_ms)
         return key_tab or tab, ""
     if plan.key is not None and key_tab is not None:
         if not remainder or key_tab.tab_id == tab.tab_id:
@@ -246,8 +246,9 @@ def release_hold(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> None:
     rows.save_tab(db, release(rows.load_tab(db, opened.tab_id), opened.amount))
     rows.save_hold(db, ended)
     moves.end_claim(db, ended.payment_hash, ServerEvent.FAIL)
-    if ended.payment_hash is not None and locks.find(db, ended.payment_hash) is not None:
-        locks.release(db, ended.payment_hash, now_ms)
+    lock = locks.find(db, ended.payment_hash) if ended.payment_hash is not None else None
+    if lock is not None:
+        locks.release(db, lock, now_ms)
 
 
 def release_expired(db: sqlite3.Connection, hold_id: HoldId, now_ms: int) -> bool:
@@ -270,10 +271,15 @@ def recover(db: sqlite3.Connection, now_ms: int) -> int:
     return len(left)
 
 
+def _require_money(db: sqlite3.Connection, paid: PaidRequest) -> None:
+    lock = locks.of_payment(db, paid)
+    if lock is not None:
+        locks.require_money(lock)
+
+
 def redeem(db: sqlite3.Connection, paid: PaidRequest, key: KeyRecord, now_ms: int) -> int:
     """Move what a paid request has left to a key; counts what earlier calls moved to it."""
-    if paid.is_lock:
-        locks.require_money(db, paid.payment_hash)
+    _require_money(db, paid)
     tab, state = _paid_tab(db, paid, now_ms)
     if state is ServerState.RUNNING:
         raise refusal(state)

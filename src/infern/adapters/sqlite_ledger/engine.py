@@ -14,21 +14,102 @@ import logging
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final, Protocol, TypeVar
 
 from infern.core.errors import ConfigError, InfernError, LedgerError
 
 T = TypeVar("T")
 Command = Callable[[sqlite3.Connection], T]
+Outcome = tuple[Any, BaseException | None]
+"""What a command returned, or why it did nothing."""
+Answer = Callable[[Any, BaseException | None], None]
+"""Takes a command's outcome, in the writer's thread, once it is durable or refused."""
 
 MAX_QUEUE: Final = 10_000
 """Commands waiting at once; above it callers are refused, nothing is booked."""
 MAX_BATCH: Final = 256
 """Commands per commit."""
 _log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """Runs the ledger's commands, each a transaction of its own."""
+
+    async def run(self, command: Command[T]) -> T:
+        """Run a command and wait until it is durable; as `WriterEngine.run`."""
+        ...
+
+    async def read(self, query: Command[T]) -> T:
+        """Run a query over everything committed; as `WriterEngine.read`.
+
+        An engine without threads may run it as a command.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish what is queued, then close. Idempotent."""
+        ...
+
+
+class Batches:
+    """Runs batches of commands: each batch is one commit, each command one savepoint in it.
+
+    Args:
+        connection: In autocommit mode; nobody else writes through it.
+    """
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    def commit(self, commands: Sequence[Command[Any]]) -> list[Outcome]:
+        """Run and commit a batch; the outcomes in order. A batch that fails did nothing."""
+        outcomes: list[Outcome] = []
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            for command in commands:
+                outcomes.append(self._one(command))
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            _log.exception("the ledger could not commit")
+            self._rollback()
+            failure = LedgerError(f"the ledger could not commit: {error}")
+            return [(None, failure) for _ in commands]
+        return outcomes
+
+    def _one(self, command: Command[Any]) -> Outcome:
+        self.connection.execute("SAVEPOINT command")
+        try:
+            result = command(self.connection)
+        except InfernError as refusal:
+            self._undo()
+            return None, refusal
+        except sqlite3.IntegrityError as contradiction:
+            self._undo()
+            return None, LedgerError(f"refused: {contradiction}", code="ledger_conflict")
+        except sqlite3.Error as error:
+            # A full disk may have ended the whole transaction; then undoing fails and so does
+            # the batch, of which nothing was booked.
+            self._undo()
+            return None, LedgerError(f"the ledger could not book this: {error}")
+        except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
+            self._undo()
+            return None, bug
+        self.connection.execute("RELEASE command")
+        return result, None
+
+    def _undo(self) -> None:
+        self.connection.execute("ROLLBACK TO command")
+        self.connection.execute("RELEASE command")
+
+    def _rollback(self) -> None:
+        # A disk that fails here too leaves the transaction open: every later batch is then refused
+        # until a rollback works. The thread must outlive it, or callers would wait for ever.
+        with contextlib.suppress(sqlite3.Error):
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
 
 
 class WriterEngine:
@@ -48,9 +129,10 @@ class WriterEngine:
     def __init__(
         self, path: Path, schema: str, version: int, migrations: Mapping[int, str]
     ) -> None:
+        self._uri = f"{path.absolute().as_uri()}?mode=ro"
         self._lock_file = _lock(path)
         try:
-            self._connection = _open(path, schema, version, migrations)
+            self.batches = Batches(_open(path, schema, version, migrations))
         except BaseException as error:
             self._lock_file.close()
             if isinstance(error, sqlite3.Error | OSError):
@@ -59,7 +141,7 @@ class WriterEngine:
         # Between the look at `_closed` and the put nobody may close, or a command would be
         # queued behind the end and its caller would wait for ever.
         self._submitting = threading.Lock()
-        self._queue: queue.Queue[tuple[Command[Any], Future[Any]] | None] = queue.Queue(MAX_QUEUE)
+        self._queue: queue.SimpleQueue[tuple[Command[Any], Answer] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="infern-ledger", daemon=True)
         self._thread.start()
@@ -73,20 +155,64 @@ class WriterEngine:
             LedgerError: `ledger_unavailable`; the command had no effect.
             InfernError: Whatever the command itself refused with; it had no effect.
         """
-        # Without the shield a cancelled wait would cancel a command still in the queue.
-        return await asyncio.shield(asyncio.wrap_future(self.submit(command)))
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
+        # Not a future of the writer's that is wrapped and shielded: that made five objects and two
+        # hops of each command, a third of what a booking cost.
+        self._put(
+            command,
+            lambda result, problem: _tell(loop, answered, (result, problem)),
+        )
+        result, problem = await answered
+        if problem is not None:
+            raise problem
+        booked: T = result
+        return booked
+
+    async def read(self, query: Command[T]) -> T:
+        """Run a query over a snapshot of everything committed; it keeps no command waiting.
+
+        For queries over the whole ledger, which would stop the writer for as long as they take.
+
+        Raises:
+            LedgerError: `ledger_unavailable`.
+        """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        return await asyncio.to_thread(self._snapshot, query)
+
+    def _snapshot(self, query: Command[T]) -> T:
+        try:
+            with contextlib.closing(
+                sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=5)
+            ) as connection:
+                connection.execute("BEGIN")
+                return query(connection)
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger could not be read: {error}") from error
 
     def submit(self, command: Command[T]) -> "Future[T]":
-        """Queue a command from any thread."""
+        """Queue a command from any thread. Cancelling the future does not stop the command."""
         future: Future[T] = Future()
+
+        def answer(result: Any, problem: BaseException | None) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+
+        self._put(command, answer)
+        return future
+
+    def _put(self, command: Command[Any], answer: Answer) -> None:
         with self._submitting:
             if self._closed:
                 raise LedgerError("the ledger is closed")
-            try:
-                self._queue.put_nowait((command, future))
-            except queue.Full:
-                raise LedgerError("the ledger is overloaded; try again", retry_after_s=1) from None
-        return future
+            if self._queue.qsize() >= MAX_QUEUE:
+                raise LedgerError("the ledger is overloaded; try again", retry_after_s=1)
+            self._queue.put((command, answer))
 
     def close(self) -> None:
         """Finish what is queued, then close. Idempotent."""
@@ -96,7 +222,7 @@ class WriterEngine:
             self._closed = True
         self._queue.put(None)
         self._thread.join()
-        self._connection.close()
+        self.batches.connection.close()
         self._lock_file.close()
 
     def _run(self) -> None:
@@ -105,62 +231,30 @@ class WriterEngine:
             batch = [self._queue.get()]
             while len(batch) < MAX_BATCH and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            jobs = [job for job in batch if job is not None]
-            open_for_business = len(jobs) == len(batch)
-            if jobs:
-                self._commit(jobs)
+            live = [entry for entry in batch if entry is not None]
+            open_for_business = len(live) == len(batch)
+            if live:
+                self._commit(live)
 
-    def _commit(self, jobs: list[tuple[Command[Any], Future[Any]]]) -> None:
-        # From here on no caller can cancel, so that every future is still ours to answer.
-        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for command, future in live:
-                outcomes.append((future, *self._one(command)))
-            self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            _log.exception("the ledger could not commit")
-            self._rollback()
-            failure = LedgerError(f"the ledger could not commit: {error}")
-            outcomes = [(future, None, failure) for _, future in live]
-        for future, result, problem in outcomes:
-            if problem is None:
-                future.set_result(result)
-            else:
-                future.set_exception(problem)
+    def _commit(self, batch: list[tuple[Command[Any], Answer]]) -> None:
+        outcomes = self.batches.commit([command for command, _ in batch])
+        for (_, answer), outcome in zip(batch, outcomes, strict=True):
+            answer(*outcome)
 
-    def _one(self, command: Command[Any]) -> tuple[Any, BaseException | None]:
-        self._connection.execute("SAVEPOINT command")
-        try:
-            result = command(self._connection)
-        except InfernError as refusal:
-            self._undo()
-            return None, refusal
-        except sqlite3.IntegrityError as contradiction:
-            self._undo()
-            return None, LedgerError(f"refused: {contradiction}", code="ledger_conflict")
-        except sqlite3.Error as error:
-            # A full disk may have ended the whole transaction; then undoing fails and so does
-            # the batch, of which nothing was booked.
-            self._undo()
-            return None, LedgerError(f"the ledger could not book this: {error}")
-        except Exception as bug:  # noqa: BLE001 - a broken command must not end the writer
-            self._undo()
-            return None, bug
-        self._connection.execute("RELEASE command")
-        return result, None
 
-    def _undo(self) -> None:
-        self._connection.execute("ROLLBACK TO command")
-        self._connection.execute("RELEASE command")
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    answered: "asyncio.Future[Outcome]",
+    outcome: Outcome,
+) -> None:
+    """Answer a caller in its own loop, if both are still there."""
 
-    def _rollback(self) -> None:
-        # A disk that fails here too leaves the transaction open: every later batch is then refused
-        # until a rollback works. The thread must outlive it, or callers would wait for ever.
-        with contextlib.suppress(sqlite3.Error):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+    def settle() -> None:
+        if not answered.done():
+            answered.set_result(outcome)
+
+    with contextlib.suppress(RuntimeError):  # its loop has ended
+        loop.call_soon_threadsafe(settle)
 
 
 def _lock(path: Path) -> IO[bytes]:
@@ -184,16 +278,21 @@ def _open(
     path.touch(mode=0o600, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
     try:
-        _prepare(connection, schema, version, migrations)
+        prepare(connection, schema, version, migrations)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _prepare(
+def prepare(
     connection: sqlite3.Connection, schema: str, version: int, migrations: Mapping[int, str]
 ) -> None:
+    """Make a new database's tables, turn an older one into ours, or check that it is ours.
+
+    Raises:
+        ConfigError: A newer version made it; it is left as it was.
+    """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
     if found > version:
         raise ConfigError(

@@ -1,13 +1,13 @@
 """`Ledger` on the writer engine: each method is one command, one durable transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from infern.core.f402.receipt import Receipt
 from infern.core.ids import HoldId, PaymentHash, PayoutId, RequestId, TabId
-from infern.core.ledger.books import Books
+from infern.core.ledger.books import Books, Totals
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.lock import Lock, LockEvent
 from infern.core.ledger.payout import Payout, PayoutEvent, PayoutPurpose
@@ -23,8 +23,8 @@ from infern.core.ledger.records import (
 from infern.core.ledger.tab import Tab
 from infern.core.units import Asset
 
-from . import bookings, locks, payouts, rows
-from .engine import WriterEngine
+from . import bookings, locks, payouts, rows, sums
+from .engine import Engine, WriterEngine
 from .schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
 
@@ -32,14 +32,18 @@ class SqliteLedger:
     """The ledger of one seller process; see `infern.ports.Ledger` for what each method promises.
 
     Args:
-        path: Database file; created with mode 0600.
+        store: Database file; created with mode 0600. Or an engine that is open already.
 
     Raises:
         ConfigError: Another process owns it, or it was made by a newer Infern.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._engine = WriterEngine(path, SCHEMA, SCHEMA_VERSION, MIGRATIONS)
+    def __init__(self, store: Path | Engine) -> None:
+        self._engine: Engine = (
+            WriterEngine(store, SCHEMA, SCHEMA_VERSION, MIGRATIONS)
+            if isinstance(store, Path)
+            else store
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -158,11 +162,18 @@ class SqliteLedger:
         now_ms: int,
         fee: int = 0,
         payment_hash: PaymentHash | None = None,
+        failure: str = "",
     ) -> Payout:
         """Book what happened to a payout; `SUCCEED` and `FAIL` end the reservation."""
         return await self._engine.run(
             lambda db: payouts.move(
-                db, payout_id, event, now_ms=now_ms, fee=fee, payment_hash=payment_hash
+                db,
+                payout_id,
+                event,
+                now_ms=now_ms,
+                fee=fee,
+                payment_hash=payment_hash,
+                failure=failure,
             )
         )
 
@@ -173,6 +184,10 @@ class SqliteLedger:
     async def payout(self, tab_id: TabId, request_key: bytes) -> Payout | None:
         """One payout of a tab; None when there is none."""
         return await self._engine.run(lambda db: payouts.find(db, tab_id, request_key))
+
+    async def refund(self, payment_hash: PaymentHash) -> Payout | None:
+        """The payout that sends back what a paid request did not cost; None when there is none."""
+        return await self._engine.run(lambda db: payouts.of_payment(db, payment_hash))
 
     async def payouts(
         self, tab_id: TabId, *, purpose: PayoutPurpose | None = None, limit: int
@@ -215,7 +230,11 @@ class SqliteLedger:
 
     async def books(self) -> Books:
         """A consistent snapshot for the conservation check."""
-        return await self._engine.run(_books)
+        return await self._engine.read(_books)
+
+    async def totals(self) -> Mapping[Asset, Totals]:
+        """Sums over the whole ledger by asset, from one snapshot."""
+        return await self._engine.read(sums.totals)
 
 
 def _books(db: sqlite3.Connection) -> Books:
@@ -224,22 +243,5 @@ def _books(db: sqlite3.Connection) -> Books:
         holds=tuple(rows.open_holds(db)),
         locks=tuple(locks.open_ones(db, -1, 0)),
         payouts=tuple(payouts.open_ones(db, -1, 0)),
-        received=_sums(db, "SELECT asset, sum(amount) FROM deposits JOIN tabs USING (tab_id)"),
-        captured=_sums(
-            db,
-            "SELECT asset, sum(charged) FROM holds JOIN tabs USING (tab_id)"
-            " WHERE state = 'captured'",
-        ),
-        transferred=_sums(db, "SELECT asset, sum(amount) FROM transfers"),
-        sent=_sums(db, "SELECT asset, sum(amount + fee) FROM payouts WHERE state = 'settled'"),
-        returned=_sums(
-            db,
-            "SELECT asset, sum(amount) FROM locks"
-            " WHERE state IN ('cancelled', 'lost') AND tab_id IS NOT NULL",
-        ),
+        **sums.outside(db),
     )
-
-
-def _sums(db: sqlite3.Connection, select: str) -> dict[Asset, int]:
-    rows_by_asset = db.execute(select + " GROUP BY asset")
-    return {Asset.parse(asset): amount for asset, amount in rows_by_asset}

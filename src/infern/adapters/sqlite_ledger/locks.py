@@ -5,11 +5,18 @@ import sqlite3
 from dataclasses import replace
 from typing import Final
 
-from infern.core.errors import InvariantViolation, LedgerError, QuotaExceeded
+from infern.core.errors import (
+    InvariantViolation,
+    LedgerError,
+    Money,
+    ProtocolError,
+    QuotaExceeded,
+    Retry,
+)
 from infern.core.f402.server import ServerEvent, ServerState, refusal
 from infern.core.ids import HoldId, PaymentHash, PayoutId, Pubkey, RequestDigest, TabId
 from infern.core.ledger.hold import HoldEvent, HoldState, end_hold
-from infern.core.ledger.lock import Lock, LockEvent, LockState, move_lock
+from infern.core.ledger.lock import GIVEN_BACK, Lock, LockEvent, LockState, move_lock
 from infern.core.ledger.records import PaidRequest, RemainderPlan
 from infern.core.ledger.tab import Tab, void, withdraw
 from infern.core.units import Asset
@@ -56,6 +63,18 @@ def load(db: sqlite3.Connection, payment_hash: PaymentHash) -> Lock:
     found = find(db, payment_hash)
     if found is None:
         raise LedgerError("this payment was never offered in hold mode", code="ledger_conflict")
+    return found
+
+
+def of_payment(db: sqlite3.Connection, paid: PaidRequest) -> Lock | None:
+    """The lock of a payment in hold mode; None for one that was paid upfront.
+
+    Raises:
+        LedgerError: It was offered in the other mode than its token says (`ledger_conflict`).
+    """
+    found = find(db, paid.payment_hash)
+    if (found is not None) != paid.is_lock:
+        raise LedgerError("this payment was offered in another mode", code="ledger_conflict")
     return found
 
 
@@ -124,40 +143,57 @@ def _save(db: sqlite3.Connection, lock: Lock) -> Lock:
     return lock
 
 
+def refuse_given_back(lock: Lock) -> None:
+    """A proof of what goes back to its payer is refused, whatever became of its request before.
+
+    Raises:
+        PaymentError: `payment_not_received`; nothing was charged.
+    """
+    if lock.state in GIVEN_BACK:
+        raise refusal(ServerState.CANCELLED)
+
+
 def claim(
-    db: sqlite3.Connection, paid: PaidRequest, tab_id: TabId, hold_id: HoldId, now_ms: int
+    db: sqlite3.Connection,
+    lock: Lock,
+    paid: PaidRequest,
+    *,
+    tab_id: TabId,
+    hold_id: HoldId,
+    now_ms: int,
 ) -> None:
     """The proof of a lock was taken: its request is being answered."""
-    lock = load(db, paid.payment_hash)
-    if lock.state is not LockState.OFFERED:
-        raise refusal(ServerState.CANCELLED)
-    if (lock.amount, lock.asset) != (paid.amount, paid.asset):
-        raise InvariantViolation("a token and its lock say different amounts")
-    held = move_lock(lock, LockEvent.CLAIM, now_ms)
-    _save(db, replace(held, tab_id=tab_id, hold_id=hold_id))
+    if lock.state is LockState.SETTLED:
+        raise ProtocolError(
+            "This payment was settled although nothing was answered; redeem it to a key.",
+            code="already_delivered",
+            money=Money.MOVED,
+            retry=Retry.NEVER,
+        )
+    if (lock.amount, lock.asset, lock.digest) != (paid.amount, paid.asset, paid.digest):
+        raise InvariantViolation("a token and its lock say different things")
+    claimed = replace(lock, tab_id=tab_id, hold_id=hold_id)
+    _save(db, move_lock(claimed, LockEvent.CLAIM, now_ms))
 
 
 def capture(
-    db: sqlite3.Connection, payment_hash: PaymentHash, plan: RemainderPlan, now_ms: int
+    db: sqlite3.Connection, lock: Lock, key_tab: Tab | None, plan: RemainderPlan, now_ms: int
 ) -> None:
     """The charge is booked; where the remainder goes is remembered until the lock is money."""
-    charged = move_lock(load(db, payment_hash), LockEvent.CAPTURE, now_ms)
-    key_tab = rows.find_tab(db, plan.key.tab_id) if plan.key is not None else None
-    goes_to_key = key_tab is not None and key_tab.asset == charged.asset
     _save(
         db,
         replace(
-            charged,
-            remainder_tab=key_tab.tab_id if goes_to_key and key_tab is not None else None,
-            refund_to=None if goes_to_key else plan.refund_to,
-            payout_id=None if goes_to_key else plan.payout_id,
+            move_lock(lock, LockEvent.CAPTURE, now_ms),
+            remainder_tab=None if key_tab is None else key_tab.tab_id,
+            refund_to=plan.refund_to if key_tab is None else None,
+            payout_id=plan.payout_id if key_tab is None else None,
         ),
     )
 
 
-def release(db: sqlite3.Connection, payment_hash: PaymentHash, now_ms: int) -> None:
+def release(db: sqlite3.Connection, lock: Lock, now_ms: int) -> None:
     """Nothing was delivered: the payer is to have its money back."""
-    _save(db, move_lock(load(db, payment_hash), LockEvent.RELEASE, now_ms))
+    _save(db, move_lock(lock, LockEvent.RELEASE, now_ms))
 
 
 def move(db: sqlite3.Connection, payment_hash: PaymentHash, event: LockEvent, now_ms: int) -> Lock:
@@ -175,18 +211,21 @@ def move(db: sqlite3.Connection, payment_hash: PaymentHash, event: LockEvent, no
     return _save(db, lock)
 
 
-def require_money(db: sqlite3.Connection, payment_hash: PaymentHash) -> None:
+def require_money(lock: Lock) -> None:
     """Refuse to move what is a lock and no money.
 
     Raises:
         ProtocolError: `request_in_progress`; it will be settled or given back.
         PaymentError: `payment_not_received`; it was given back.
     """
-    state = load(db, payment_hash).state
-    if state in (LockState.HELD, LockState.CHARGED, LockState.SETTLING):
-        raise refusal(ServerState.RUNNING)
-    if state is not LockState.SETTLED:
-        raise refusal(ServerState.CANCELLED)
+    refuse_given_back(lock)
+    if lock.state is not LockState.SETTLED:
+        raise ProtocolError(
+            "This payment is held and no money yet: it is settled when its request was answered, "
+            "and given back otherwise. Nothing was moved.",
+            code="request_in_progress",
+            retry_after_s=2,
+        )
 
 
 def _give_back(db: sqlite3.Connection, lock: Lock, tab: Tab, now_ms: int) -> None:
@@ -203,9 +242,10 @@ def _move_remainder(db: sqlite3.Connection, lock: Lock, tab: Tab, now_ms: int) -
     """The deposit is money: what it did not cost goes where its plan says."""
     if not tab.balance:
         return
-    if lock.remainder_tab is not None and rows.find_tab(db, lock.remainder_tab) is not None:
+    key_tab = moves.taker(db, lock.remainder_tab, tab.asset, tab.balance)
+    if key_tab is not None:
         name = f"remainder:{lock.hold_id}"
-        moves.transfer(db, name, tab, lock.remainder_tab, tab.balance, now_ms)
+        moves.transfer(db, name, tab, key_tab.tab_id, tab.balance, now_ms)
     elif lock.refund_to is not None and lock.payout_id is not None:
         payouts.add_remainder(
             db,

@@ -6,6 +6,7 @@ from infern.core.errors import LedgerError
 from infern.core.f402.server import ServerEvent, ServerState, advance
 from infern.core.ids import PaymentHash, TabId
 from infern.core.ledger.tab import Tab, deposit, withdraw
+from infern.core.units import MAX_LEDGER_AMOUNT, Asset
 
 from . import rows
 
@@ -40,6 +41,18 @@ def transfer(
         (transfer_id, source.tab_id, to, str(source.asset), amount, now_ms),
     )
     return credited
+
+
+def taker(db: sqlite3.Connection, tab_id: TabId | None, asset: Asset, amount: int) -> Tab | None:
+    """The tab a remainder goes to; None when it is gone, counts another asset or has no room.
+
+    Such a tab must not spoil the booking of what was delivered: the remainder then stays where it
+    can be redeemed.
+    """
+    tab = rows.find_tab(db, tab_id) if tab_id is not None else None
+    if tab is None or tab.asset != asset or tab.deposited + amount > MAX_LEDGER_AMOUNT:
+        return None
+    return tab
 
 
 def end_claim(db: sqlite3.Connection, payment_hash: PaymentHash | None, event: ServerEvent) -> None:

@@ -4,7 +4,7 @@
 import sqlite3
 from typing import Final
 
-from infern.core.errors import LedgerError, ProtocolError
+from infern.core.errors import LedgerError, Money, ProtocolError
 from infern.core.ids import PaymentHash, PayoutId, Pubkey, TabId
 from infern.core.ledger.payout import (
     Payout,
@@ -16,14 +16,14 @@ from infern.core.ledger.payout import (
     move_payout,
 )
 from infern.core.ledger.records import DUST
-from infern.core.ledger.tab import Tab, hold, pay_out
+from infern.core.ledger.tab import Tab, pay_out, reserve
 from infern.core.units import Asset
 
 from . import rows
 
 _PAYOUT: Final = (
     "payout_id, tab_id, purpose, request_key, asset, amount, fee_cap, fee, invoice, target,"
-    " payment_hash, state, created_ms, sent_ms, ended_ms"
+    " payment_hash, state, failure, created_ms, sent_ms, ended_ms"
 )
 
 
@@ -41,9 +41,10 @@ def _payout(row: rows.Row) -> Payout:
         target=None if row[9] is None else Pubkey(row[9]),
         payment_hash=None if row[10] is None else PaymentHash(row[10]),
         state=PayoutState(row[11]),
-        created_ms=row[12],
-        sent_ms=row[13],
-        ended_ms=row[14],
+        failure=row[12],
+        created_ms=row[13],
+        sent_ms=row[14],
+        ended_ms=row[15],
     )
 
 
@@ -56,6 +57,13 @@ def find(db: sqlite3.Connection, tab_id: TabId, request_key: bytes) -> Payout | 
     """The payout of a wish, or None."""
     found = _select(db, "tab_id = ? AND request_key = ?", tab_id, request_key)
     return found[0] if found else None
+
+
+def of_payment(db: sqlite3.Connection, payment_hash: PaymentHash) -> Payout | None:
+    """The remainder of a paid request on its way back, or None."""
+    claimed = db.execute("SELECT tab_id FROM claims WHERE payment_hash = ?", (payment_hash,))
+    row = claimed.fetchone()
+    return None if row is None else find(db, TabId(row[0]), payment_hash)
 
 
 def of_tab(
@@ -88,6 +96,7 @@ def add(db: sqlite3.Connection, payout: Payout) -> Payout:
             "A withdrawal of this key is under way; one at a time. Nothing was reserved for this "
             "one.",
             code="request_in_progress",
+            money=Money.UNMOVED,
             retry_after_s=2,
         )
     if payout.payment_hash is not None and _select(db, "payment_hash = ?", payout.payment_hash):
@@ -96,7 +105,12 @@ def add(db: sqlite3.Connection, payout: Payout) -> Payout:
             "This invoice was already used for a withdrawal; make a new one.",
             code="idempotency_conflict",
         )
-    rows.save_tab(db, hold(rows.load_tab(db, payout.tab_id), payout.reserved))
+    tab = rows.load_tab(db, payout.tab_id)
+    if tab.asset != payout.asset:
+        raise LedgerError("the tab counts another asset than the payout", code="ledger_conflict")
+    if rows.is_locked(db, tab.tab_id):
+        raise LedgerError("what a lock holds is no money to send yet", code="ledger_conflict")
+    rows.save_tab(db, reserve(tab, payout.reserved))
     _insert(db, payout)
     return payout
 
@@ -115,7 +129,7 @@ def _same(known: Payout, asked: Payout) -> Payout:
 
 def _insert(db: sqlite3.Connection, payout: Payout) -> None:
     db.execute(
-        f"INSERT INTO payouts ({_PAYOUT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        f"INSERT INTO payouts ({_PAYOUT}) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             payout.payout_id,
             payout.tab_id,
@@ -129,6 +143,7 @@ def _insert(db: sqlite3.Connection, payout: Payout) -> None:
             payout.target,
             payout.payment_hash,
             payout.state.value,
+            payout.failure,
             payout.created_ms,
             payout.sent_ms,
             payout.ended_ms,
@@ -161,7 +176,7 @@ def add_remainder(
         target=refund_to,
         created_ms=now_ms,
     )
-    rows.save_tab(db, hold(tab, payout.reserved))
+    rows.save_tab(db, reserve(tab, payout.reserved))
     _insert(db, payout)
     return payout
 
@@ -174,22 +189,26 @@ def move(
     now_ms: int,
     fee: int,
     payment_hash: PaymentHash | None,
+    failure: str,
 ) -> Payout:
     """Book what happened to a payout, and end its reservation when it is over."""
     found = _select(db, "payout_id = ?", payout_id)
     if not found:
         raise LedgerError(f"there is no payout {payout_id}", code="ledger_conflict")
-    moved = move_payout(found[0], event, now_ms=now_ms, fee=fee, payment_hash=payment_hash)
+    moved = move_payout(
+        found[0], event, now_ms=now_ms, fee=fee, payment_hash=payment_hash, failure=failure
+    )
     if not moved.is_open:
         out = moved.amount + moved.fee if moved.state is PayoutState.SETTLED else 0
         rows.save_tab(db, pay_out(rows.load_tab(db, moved.tab_id), moved.reserved, out))
     db.execute(
-        "UPDATE payouts SET state=?, fee=?, payment_hash=?, sent_ms=?, ended_ms=?"
+        "UPDATE payouts SET state=?, fee=?, payment_hash=?, failure=?, sent_ms=?, ended_ms=?"
         " WHERE payout_id=?",
         (
             moved.state.value,
             moved.fee,
             moved.payment_hash,
+            moved.failure,
             moved.sent_ms,
             moved.ended_ms,
             payout_id,

@@ -49,6 +49,12 @@ def load_tab(db: sqlite3.Connection, tab_id: TabId) -> Tab:
     return tab
 
 
+def is_locked(db: sqlite3.Connection, tab_id: TabId) -> bool:
+    """Whether the tab's deposit is a lock that is neither money yet nor given back."""
+    found = db.execute("SELECT 1 FROM locks WHERE tab_id = ? AND ended_ms IS NULL", (tab_id,))
+    return found.fetchone() is not None
+
+
 def all_tabs(db: sqlite3.Connection) -> list[Tab]:
     """Every tab."""
     return [_tab(row) for row in db.execute(f"SELECT {_TAB} FROM tabs")]

@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS payouts (
   payout_id TEXT PRIMARY KEY, tab_id TEXT NOT NULL REFERENCES tabs, purpose TEXT NOT NULL,
   request_key BLOB NOT NULL, asset TEXT NOT NULL, amount INTEGER NOT NULL CHECK (amount > 0),
   fee_cap INTEGER NOT NULL, fee INTEGER NOT NULL, invoice TEXT, target BLOB,
-  payment_hash BLOB UNIQUE, state TEXT NOT NULL,
+  payment_hash BLOB UNIQUE, state TEXT NOT NULL, failure TEXT NOT NULL,
   created_ms INTEGER NOT NULL, sent_ms INTEGER, ended_ms INTEGER,
   UNIQUE (tab_id, request_key), CHECK (fee <= fee_cap),
   CHECK ((invoice IS NULL) <> (target IS NULL))

@@ -17,6 +17,23 @@ def ckb_hash(data: bytes) -> bytes:
     ).digest()
 
 
+class CkbPrefix:
+    """`ckb_hash` of many messages that begin alike, at half the cost of each alone."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, prefix: bytes) -> None:
+        self._state = hashlib.blake2b(
+            prefix, digest_size=CKB_HASH_BYTES, person=CKB_HASH_PERSONALIZATION
+        )
+
+    def hash(self, rest: bytes) -> bytes:
+        """The hash of prefix and rest, 32 bytes."""
+        state = self._state.copy()
+        state.update(rest)
+        return state.digest()
+
+
 class CkbHasher:
     """`ckb_hash` of a message that arrives in pieces."""
 

@@ -4,14 +4,13 @@
 seller needs to honour it comes back inside the token, and the MAC says that the seller wrote it.
 """
 
-import base64
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeGuard
+from typing import Final, Self, TypeGuard
 
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import (
@@ -25,6 +24,7 @@ from infern.core.ids import (
 )
 from infern.core.market.price import MAX_TOKENS, Price
 from infern.core.units import Asset, Network, checked_amount, parse_amount
+from infern.core.wire import base64url
 from infern.core.wire.jcs import MAX_SAFE_INT, canonicalize
 from infern.core.wire.strict_json import Json, JsonObject, loads_object
 
@@ -33,7 +33,6 @@ MIN_KEY_BYTES: Final = 32
 _MAC_PREFIX: Final = b"f402/1."
 _PREIMAGE_PREFIX: Final = b"f402/pre."
 _KID = re.compile(r"[A-Za-z0-9_-]{1,32}")
-_B64URL = re.compile(r"[A-Za-z0-9_-]+")
 _JTI = re.compile(r"[0-9a-f]{32}")
 
 
@@ -44,6 +43,19 @@ class Mode(StrEnum):
     """An ordinary invoice, paid before the work."""
     HOLD = "hold"
     """A hold invoice, settled on delivery."""
+
+    @classmethod
+    def asked(cls, header: str | None) -> Self:
+        """The mode a request asks for in its `F402-Mode` header; upfront without one.
+
+        Raises:
+            RemoteProtocolError: No mode (`invalid_request`): guessing would spend money otherwise
+                than the payer meant. Nothing moved.
+        """
+        try:
+            return cls(header) if header is not None else cls.UPFRONT
+        except ValueError:
+            raise RemoteProtocolError("F402-Mode is upfront or hold") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,17 +141,11 @@ class Challenge:
             raise ValueError("a challenge is priced in the asset it is paid in")
 
 
-def _b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-
-
 def _unb64url(text: str) -> bytes:
-    if not _B64URL.fullmatch(text) or len(text) % 4 == 1:
-        raise _invalid("the token is not base64url without padding")
-    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    if _b64url(raw) != text:
-        raise _invalid("the token's base64url has stray bits")
-    return raw
+    try:
+        return base64url.decode(text)
+    except ValueError as error:
+        raise _invalid(f"the token cannot be read: {error}") from error
 
 
 def _invalid(message: str) -> RemoteProtocolError:
@@ -194,8 +200,8 @@ def mint_token(challenge: Challenge, *, kid: str, key: bytes) -> str:
     """
     if len(key) < MIN_KEY_BYTES or not _KID.fullmatch(kid):
         raise ValueError("a challenge key has 32 bytes or more and a short plain name")
-    payload = _b64url(canonicalize(_claims(challenge)))
-    token = f"f1.{kid}.{payload}.{_b64url(_mac(key, kid, payload))}"
+    payload = base64url.encode(canonicalize(_claims(challenge)))
+    token = f"f1.{kid}.{payload}.{base64url.encode(_mac(key, kid, payload))}"
     if len(token) > MAX_TOKEN_CHARS:
         raise ValueError(f"a token has at most {MAX_TOKEN_CHARS} characters")
     return token
@@ -219,6 +225,11 @@ def open_token(token: str, keys: Mapping[str, bytes]) -> Challenge:
     if not hmac.compare_digest(_unb64url(mac_text), _mac(key, kid, payload)):
         raise _invalid("the challenge was not made by this seller, or was altered")
     return _parse_claims(_unb64url(payload))
+
+
+def key_of_token(token: str, keys: Mapping[str, bytes]) -> bytes:
+    """The key a token that was opened is made with; other things are derived from it."""
+    return keys[token.split(".")[1]]
 
 
 def peek_token(token: str) -> Challenge:

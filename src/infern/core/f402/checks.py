@@ -92,6 +92,7 @@ class Expectation:
         pay_to: The payee pinned beforehand (listing cell, router's key); None trusts the origin.
         price: The price known beforehand; None trusts the quote within `max_amount`.
         ceilings: What the request can use at most; None trusts the quote within `max_amount`.
+        refund_to: Where the client asked a remainder to be sent; None for nowhere.
     """
 
     digest: RequestDigest
@@ -103,6 +104,7 @@ class Expectation:
     pay_to: Pubkey | None = None
     price: Price | None = None
     ceilings: Ceilings | None = None
+    refund_to: Pubkey | None = None
 
 
 def origin_of(url: str) -> str:
@@ -198,6 +200,13 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
             "payee",
             lambda: e.pay_to is None or c.pay_to == e.pay_to,
             "the offer pays somebody else than the seller's known Fiber node",
+        ),
+        (
+            # A relay could have asked in our name. A seller that sends nothing back is fine: what
+            # is left stays to be redeemed.
+            "refund",
+            lambda: c.refund_to is None or c.refund_to == e.refund_to,
+            "the remainder would be sent to somebody else",
         ),
     ]
 

@@ -13,6 +13,12 @@ from typing import Final
 
 from infern.core.errors import IdentityRejected, JsonValue, RemoteProtocolError
 from infern.core.f402.challenge import Challenge
+from infern.core.f402.mpp import (
+    CREDENTIAL_HEADER,
+    PAYMENT_SCHEME,
+    MppCredential,
+    parse_payment,
+)
 from infern.core.f402.offer import (
     SCHEME,
     X402_VERSION,
@@ -27,7 +33,7 @@ from infern.core.wire.strict_json import Json, JsonObject
 PROOF_HEADER: Final = "payment-signature"
 ATTEMPT_HEADER: Final = "idempotency-key"
 MAX_ATTEMPT_CHARS: Final = 255
-MPP_HEADER: Final = "payment-authorization"
+MPP_HEADER: Final = CREDENTIAL_HEADER.lower()
 KEY_PREFIX: Final = "inf_sk_"
 FREE_PREFIX: Final = "inf_free_"
 MAX_PROOF_CHARS: Final = 16 * 1024
@@ -38,19 +44,21 @@ _KEY = re.compile(r"inf_sk_[0-9A-Za-z]{43}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """A claim that a challenge was paid.
+    """A claim that a challenge was paid, whichever way it came.
 
     Args:
         token: The challenge token, to be opened by the seller that made it.
         preimage: 32 bytes when the payer has them; fnn 0.8 payers do not.
         refund_to: Where a remainder should go.
         echoed: What the client says it accepted: network, amount, asset, payTo.
+        mpp: The credential it came as when that was MPP, for its id to be checked; None for x402.
     """
 
     token: str = field(repr=False)
     preimage: Preimage | None = field(default=None, repr=False)
     refund_to: Pubkey | None = None
     echoed: Mapping[str, str]
+    mpp: MppCredential | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +104,16 @@ def parse_credential(headers: Mapping[str, str]) -> Credential:
     """
     authorization = headers.get("authorization", "")
     scheme, _, value = authorization.partition(" ")
-    mpp = MPP_HEADER in headers or scheme.lower() == "payment"
-    if mpp and PROOF_HEADER in headers:
+    payments = [headers[MPP_HEADER]] if MPP_HEADER in headers else []
+    if scheme.lower() == PAYMENT_SCHEME.lower():
+        payments.append(authorization)
+    if len(payments) + (PROOF_HEADER in headers) > 1:
         raise RemoteProtocolError("two payment proofs at once", code="ambiguous_payment")
-    if mpp:
-        raise RemoteProtocolError(
-            "the Payment scheme is not offered by this seller; use PAYMENT-SIGNATURE",
-            code="unsupported_scheme",
-        )
     proof = None
     if PROOF_HEADER in headers:
         proof = _parse_x402(headers[PROOF_HEADER])
+    elif payments:
+        proof = _parse_mpp(payments[0])
     return Credential(proof=proof, key=_own_key(scheme, value.strip()))
 
 
@@ -157,6 +164,16 @@ def _parse_x402(text: str) -> Proof:
         preimage=_preimage(payload.get("paymentPreimage")),
         refund_to=_refund_to(payload.get("refundTo")),
         echoed={name: _echo(accepted, name) for name in ("network", "amount", "asset", "payTo")},
+    )
+
+
+def _parse_mpp(text: str) -> Proof:
+    credential = parse_payment(text)
+    return Proof(
+        token=credential.token,
+        preimage=credential.preimage,
+        echoed=credential.echoed,
+        mpp=credential,
     )
 
 
@@ -212,4 +229,4 @@ def check_echo(proof: Proof, challenge: Challenge) -> None:
     }
     for name, (value, code) in expected.items():
         if proof.echoed[name] != value:
-            raise RemoteProtocolError(f"accepted.{name} is not the challenge's", code=code)
+            raise RemoteProtocolError(f"the proof's {name} is not the challenge's", code=code)

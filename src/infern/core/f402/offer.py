@@ -14,7 +14,7 @@ from typing import Final
 
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.f402.challenge import MAX_TOKEN_CHARS, Challenge, Mode, Terms, peek_token
-from infern.core.units import format_amount
+from infern.core.units import div_ceil, format_amount
 from infern.core.wire import strict_json
 from infern.core.wire.strict_json import JsonObject
 
@@ -23,6 +23,9 @@ SCHEME: Final = "exact"
 PAYMENT_REQUIRED_HEADER: Final = "PAYMENT-REQUIRED"
 PAYMENT_RESPONSE_HEADER: Final = "PAYMENT-RESPONSE"
 F402_VERSION_HEADER: Final = "F402-Version"
+MODE_HEADER: Final = "F402-Mode"
+WORST_LOCK_S: Final = 14 * 86_400
+"""How long Fiber may lock a payment whose payee vanishes: nobody but the payee can end it."""
 MAX_OFFER_BYTES: Final = 64 * 1024
 """A client reads no more of a 402 than this."""
 MAX_INVOICE_CHARS: Final = 2048
@@ -54,6 +57,7 @@ class Offer:
         resource: Absolute URL of the request.
         provider: The agent key receipts will be signed with, hex; empty when unknown.
         links: Where to go next (keys, top-ups, redeem), path by name.
+        locked_s: Hold mode: how long a seller that does its duty locks the payment at most.
     """
 
     challenge: Challenge
@@ -62,6 +66,7 @@ class Offer:
     resource: str
     provider: str = ""
     links: Mapping[str, str] = field(default_factory=dict)
+    locked_s: int = 0
 
 
 def terms_to_json(terms: Terms) -> dict[str, JsonValue]:
@@ -95,6 +100,12 @@ def offer_details(offer: Offer) -> dict[str, JsonValue]:
         "provider": offer.provider,
         "links": {**offer.links, "pay_uri": f"fiber:{offer.invoice}"},
     }
+    if c.mode is Mode.HOLD:
+        details["hold"] = {
+            "amount": str(c.amount),
+            "locked_s": offer.locked_s,
+            "locked_at_worst_s": WORST_LOCK_S,
+        }
     if c.terms is not None:
         details["quote"] = terms_to_json(c.terms)
     return details
@@ -104,12 +115,25 @@ def offer_message(offer: Offer, model: str) -> str:
     """One paragraph that makes sense alone: it is all most people see of a 402."""
     c = offer.challenge
     limit = f", at most {c.terms.completion_tokens_max} output tokens" if c.terms else ""
+    if c.mode is Mode.HOLD:
+        return _hold_message(offer, f"model {model}{limit}")
     keys = offer.links.get("keys")
     prepaid = f"Easiest: create a prepaid key (POST {keys}) and pass it as api_key. Or pay"
     return (
         f"Payment required: at most {format_amount(c.amount, c.asset)} for this request "
         f"(model {model}{limit}). {prepaid if keys else 'Pay'} error.f402.invoice over Fiber and "
         "repeat the request with the proof; `infern proxy` does that for any client."
+    )
+
+
+def _hold_message(offer: Offer, what: str) -> str:
+    amount = format_amount(offer.challenge.amount, offer.challenge.asset)
+    return (
+        f"Payment required: at most {amount} for this request ({what}), in hold mode: taken only "
+        "when the answer was delivered, given back otherwise. Send error.f402.invoice over Fiber "
+        "and, without waiting for it to succeed, repeat the request with the proof. Until then "
+        f"your node locks {amount}: for {div_ceil(offer.locked_s, 60)} minutes at most, but for "
+        f"up to {WORST_LOCK_S // 86_400} days if this seller vanishes."
     )
 
 
@@ -214,6 +238,7 @@ def parse_offer(body: bytes, resource: str) -> Offer | None:
         resource=resource,
         provider=_optional_text(details, "provider"),
         links=_links(details),
+        locked_s=_locked_s(details),
     )
     shown = offer_details(offer)
     for name in _REPEATED:
@@ -229,6 +254,12 @@ def _links(details: JsonObject) -> dict[str, str]:
     if not isinstance(links, dict):
         return {}
     return {k: v for k, v in links.items() if isinstance(v, str) and k != "pay_uri"}
+
+
+def _locked_s(details: JsonObject) -> int:
+    hold = details.get("hold")
+    value = hold.get("locked_s") if isinstance(hold, dict) else None
+    return value if type(value) is int and 0 <= value <= WORST_LOCK_S else 0
 
 
 def _optional_text(details: JsonObject, name: str) -> str:

@@ -8,18 +8,19 @@ chain by `prev_digest`: one left out or written twice shows.
 Source: the frozen layout in `docs/f402-spec.md`, section Receipt.
 """
 
-import base64
 import re
+import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
-from infern.core.ckb.hashing import ckb_hash
+from infern.core.ckb.hashing import CkbPrefix, ckb_hash
 from infern.core.crypto import SignatureVerifier, Signer
 from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.ids import Pubkey
 from infern.core.units import checked_amount
+from infern.core.wire import base64url
 
 MAGIC: Final = b"INFERN/R1"
 BODY_BYTES: Final = 418
@@ -27,8 +28,11 @@ SIGNATURE_BYTES: Final = 64
 RECEIPT_CHARS: Final = 643
 """Base64url of struct and signature, without padding."""
 CHUNK_BYTES: Final = 64
-_LEAF, _NODE = b"\x00", b"\x01"
+_LEAF, _NODE = CkbPrefix(b"\x00"), CkbPrefix(b"\x01")
+_STRUCT: Final = struct.Struct("<9s" + 5 * "32s" + "20s16sI" + 4 * "32s" + "QQ32s16sBQQ")
+"""The layout, field by field; `charged` is its 16 bytes. All lengths are checked before."""
 _TEXT = re.compile(rf"[A-Za-z0-9_-]{{{RECEIPT_CHARS}}}")
+_ZERO: Final = bytes(32)
 _LENGTHS: Final = {
     "client_key_hash": 20,
     "session": 16,
@@ -92,10 +96,10 @@ class SellerIdentity:
 
     def __post_init__(self) -> None:
         """Refuse wrong lengths and zero identities."""
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if len(value) != 32 or not any(value):
-                raise ValueError(f"{field.name} has 32 bytes, not all zero")
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if len(value) != 32 or value == _ZERO:
+                raise ValueError(f"{name} has 32 bytes, not all zero")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,29 +163,27 @@ class Receipt:
     def pack(self) -> bytes:
         """The 418-byte struct."""
         s = self.seller
-        return b"".join(
-            (
-                MAGIC,
-                s.genesis_hash,
-                s.provider,
-                s.listing,
-                s.listing_data_hash,
-                s.model_id,
-                self.client_key_hash,
-                self.session,
-                self.seq.to_bytes(4, "little"),
-                self.prev_digest,
-                self.payment_ref,
-                self.req_hash,
-                self.resp_root,
-                self.prompt_tokens.to_bytes(8, "little"),
-                self.completion_tokens.to_bytes(8, "little"),
-                self.asset,
-                self.charged.to_bytes(16, "little"),
-                bytes([self.finish]),
-                self.started_ms.to_bytes(8, "little"),
-                self.finished_ms.to_bytes(8, "little"),
-            )
+        return _STRUCT.pack(
+            MAGIC,
+            s.genesis_hash,
+            s.provider,
+            s.listing,
+            s.listing_data_hash,
+            s.model_id,
+            self.client_key_hash,
+            self.session,
+            self.seq,
+            self.prev_digest,
+            self.payment_ref,
+            self.req_hash,
+            self.resp_root,
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.asset,
+            self.charged.to_bytes(16, "little"),
+            self.finish,
+            self.started_ms,
+            self.finished_ms,
         )
 
     @classmethod
@@ -193,30 +195,30 @@ class Receipt:
         """
         if len(raw) != BODY_BYTES or not raw.startswith(MAGIC):
             raise RemoteProtocolError("the bytes are not an INFERN/R1 receipt")
-        reader = _Reader(raw[len(MAGIC) :])
+        part = _STRUCT.unpack(raw)
         try:
             return cls(
                 seller=SellerIdentity(
-                    genesis_hash=reader.take(32),
-                    provider=reader.take(32),
-                    listing=reader.take(32),
-                    listing_data_hash=reader.take(32),
-                    model_id=reader.take(32),
+                    genesis_hash=part[1],
+                    provider=part[2],
+                    listing=part[3],
+                    listing_data_hash=part[4],
+                    model_id=part[5],
                 ),
-                client_key_hash=reader.take(20),
-                session=reader.take(16),
-                seq=reader.number(4),
-                prev_digest=reader.take(32),
-                payment_ref=reader.take(32),
-                req_hash=reader.take(32),
-                resp_root=reader.take(32),
-                prompt_tokens=reader.number(8),
-                completion_tokens=reader.number(8),
-                asset=reader.take(32),
-                charged=reader.number(16),
-                finish=Finish(reader.number(1)),
-                started_ms=reader.number(8),
-                finished_ms=reader.number(8),
+                client_key_hash=part[6],
+                session=part[7],
+                seq=part[8],
+                prev_digest=part[9],
+                payment_ref=part[10],
+                req_hash=part[11],
+                resp_root=part[12],
+                prompt_tokens=part[13],
+                completion_tokens=part[14],
+                asset=part[15],
+                charged=int.from_bytes(part[16], "little"),
+                finish=Finish(part[17]),
+                started_ms=part[18],
+                finished_ms=part[19],
             )
         except ValueError as error:
             raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
@@ -268,7 +270,7 @@ class SignedReceipt:
     def to_text(self) -> str:
         """Base64url without padding of struct ‖ signature: 643 characters, fit for a header."""
         raw = self.receipt.pack() + self.signature
-        return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+        return base64url.encode(raw)
 
     def is_signed_by(self, agent: Pubkey, verifier: SignatureVerifier) -> bool:
         """True when `agent` signed exactly this receipt."""
@@ -290,27 +292,11 @@ def parse_receipt(text: str) -> SignedReceipt:
     """
     if not _TEXT.fullmatch(text):
         raise RemoteProtocolError(f"a receipt is {RECEIPT_CHARS} characters of base64url text")
-    raw = base64.urlsafe_b64decode(text + "=")
-    signed = SignedReceipt(receipt=Receipt.unpack(raw[:BODY_BYTES]), signature=raw[BODY_BYTES:])
-    if signed.to_text() != text:
-        raise RemoteProtocolError("the receipt's base64url has stray bits")
-    return signed
-
-
-class _Reader:
-    """Takes fixed fields off a buffer whose total length was already checked."""
-
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self._at = 0
-
-    def take(self, length: int) -> bytes:
-        part = self._raw[self._at : self._at + length]
-        self._at += length
-        return part
-
-    def number(self, length: int) -> int:
-        return int.from_bytes(self.take(length), "little")
+    try:
+        raw = base64url.decode(text)
+    except ValueError as error:
+        raise RemoteProtocolError(f"the receipt cannot be read: {error}") from error
+    return SignedReceipt(receipt=Receipt.unpack(raw[:BODY_BYTES]), signature=raw[BODY_BYTES:])
 
 
 class ResponseRoot:
@@ -321,36 +307,32 @@ class ResponseRoot:
     """
 
     def __init__(self) -> None:
-        self._tail = bytearray()
+        self._tail = b""
         self._levels: list[bytes | None] = []
 
     def update(self, data: bytes) -> None:
         """Take the next delivered bytes, split anywhere."""
-        tail = self._tail
-        tail += data
-        whole = len(tail) - len(tail) % CHUNK_BYTES
+        data = self._tail + data
+        whole = len(data) - len(data) % CHUNK_BYTES
         for at in range(0, whole, CHUNK_BYTES):
-            self._push(ckb_hash(_LEAF + bytes(tail[at : at + CHUNK_BYTES])))
-        del tail[:whole]
+            self._push(_LEAF.hash(data[at : at + CHUNK_BYTES]))
+        self._tail = data[whole:]
 
     def _push(self, node: bytes) -> None:
-        level = 0
-        while level < len(self._levels):
-            left = self._levels[level]
+        for level, left in enumerate(self._levels):
             if left is None:
                 self._levels[level] = node
                 return
             self._levels[level] = None
-            node = ckb_hash(_NODE + left + node)
-            level += 1
+            node = _NODE.hash(left + node)
         self._levels.append(node)
 
     def root(self) -> bytes:
         """The root of all bytes so far; more may still be added afterwards."""
-        node = ckb_hash(_LEAF + bytes(self._tail)) if self._tail else None
+        node = _LEAF.hash(self._tail) if self._tail else None
         for left in self._levels:
             if left is not None:
-                node = left if node is None else ckb_hash(_NODE + left + node)
+                node = left if node is None else _NODE.hash(left + node)
         return node or bytes(32)
 
 

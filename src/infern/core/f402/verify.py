@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from infern.core.errors import RemoteProtocolError
-from infern.core.f402.challenge import Challenge, open_token
+from infern.core.f402.challenge import Challenge, Mode, key_of_token, open_token
 from infern.core.f402.credential import Proof, check_echo
+from infern.core.f402.mpp import check_identity
 from infern.core.ids import RequestDigest
 from infern.core.units import Network
 
@@ -24,6 +25,9 @@ class Evidence(Enum):
     """The preimage hashes to the payment hash: paid, no question to the node needed."""
     ASK_NODE = "ask_node"
     """No preimage came: the payee's node must say `Paid`."""
+    ASK_FOR_LOCK = "ask_for_lock"
+    """Hold mode: the payee's node must say `Received`, or `Paid` once it was settled. The seller
+    alone knows the preimage until it settles, so a preimage shows nothing here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,18 @@ class VerifiedProof:
 
     challenge: Challenge
     evidence: Evidence
+
+
+def open_proof(proof: Proof, keys: Mapping[str, bytes]) -> Challenge:
+    """Check that a proof's challenge was made by this seller, and read its claims.
+
+    Raises:
+        RemoteProtocolError: `invalid_challenge`; nothing is consumed.
+    """
+    challenge = open_token(proof.token, keys)
+    if proof.mpp is not None:
+        check_identity(proof.mpp, key_of_token(proof.token, keys))
+    return challenge
 
 
 def verify_proof(
@@ -58,7 +74,7 @@ def verify_proof(
             `challenge_expired`, `request_mismatch`, an echo mismatch, `invalid_preimage`.
             Nothing is consumed by any of them; the payment stays redeemable.
     """
-    challenge = open_token(proof.token, keys)
+    challenge = open_proof(proof, keys)
     if challenge.issuer != issuer or challenge.network is not network:
         raise RemoteProtocolError(
             f"the challenge is of {challenge.issuer} on {challenge.network.fiber_id}",
@@ -75,12 +91,17 @@ def verify_proof(
             code="request_mismatch",
         )
     check_echo(proof, challenge)
-    if proof.preimage is None:
-        return VerifiedProof(challenge=challenge, evidence=Evidence.ASK_NODE)
-    # Sellers mint sha256 invoices only, so no other hash function can be meant here.
-    found = hashlib.sha256(proof.preimage).digest()
-    if not hmac.compare_digest(found, challenge.payment_hash):
-        raise RemoteProtocolError(
-            "the preimage does not hash to the payment hash", code="invalid_preimage"
-        )
-    return VerifiedProof(challenge=challenge, evidence=Evidence.PREIMAGE)
+    if proof.preimage is not None:
+        # Sellers mint sha256 invoices only, so no other hash function can be meant here.
+        found = hashlib.sha256(proof.preimage).digest()
+        if not hmac.compare_digest(found, challenge.payment_hash):
+            raise RemoteProtocolError(
+                "the preimage does not hash to the payment hash", code="invalid_preimage"
+            )
+    return VerifiedProof(challenge=challenge, evidence=_evidence(proof, challenge))
+
+
+def _evidence(proof: Proof, challenge: Challenge) -> Evidence:
+    if challenge.mode is Mode.HOLD:
+        return Evidence.ASK_FOR_LOCK
+    return Evidence.ASK_NODE if proof.preimage is None else Evidence.PREIMAGE

@@ -137,6 +137,17 @@ class Fields:
         """A required byte string of any length."""
         return read_bytes(self.text(name), self._name(name))
 
+    def records(self, name: str) -> dict[int, bytes]:
+        """Byte strings by number, e.g. `{"0x1": "0x0a"}`; none when the member is absent."""
+        value = self.raw(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._wrong(name, dict)
+        what = f"a record in {self._name(name)}"
+        rows = Fields(value, what)
+        return {read_uint(key, U32_BITS, what): rows.blob(key) for key in rows.names()}
+
     def outpoint(self, name: str) -> OutPoint:
         """A required out point in fnn's form: 36 bytes of molecule as hex."""
         return OutPoint.unpack(self.blob(name))

@@ -7,6 +7,7 @@ becomes `UNKNOWN`, which no rule treats as good news.
 Amounts are base units of the channel's asset (shannon for CKB).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -281,6 +282,7 @@ class PaymentRecord:
         preimage: Known after success from 0.9 on; None with 0.8.
         fee: Base units paid to forwarders on top of the amount.
         failed_error: fnn's words, while `status` is `FAILED`.
+        custom_records: What its sender attached, by number; the payee's node shows it to nobody.
     """
 
     payment_hash: PaymentHash
@@ -290,6 +292,7 @@ class PaymentRecord:
     failed_error: str | None
     created_at_ms: int
     last_updated_at_ms: int
+    custom_records: Mapping[int, bytes] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, value: JsonValue) -> Self:
@@ -303,4 +306,5 @@ class PaymentRecord:
             failed_error=row.opt_text("failed_error"),
             created_at_ms=row.u64("created_at"),
             last_updated_at_ms=row.u64("last_updated_at"),
+            custom_records=row.records("custom_records"),
         )

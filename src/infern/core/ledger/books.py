@@ -4,6 +4,7 @@ Checked after every test, at start-up and on request. Amounts are summed per ass
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from infern.core.ledger.hold import Hold, HoldState
@@ -29,6 +30,7 @@ class Totals:
         returned: Locks that were given back to their payers.
         captured: What the captured holds charged.
         locked: Deposits that are pending locks: not money at the node yet.
+        unsettled: What of `locked` is still in `balance` or `held`, that is, not charged.
         owed: Reserved by payouts under way; part of `held`.
     """
 
@@ -43,7 +45,13 @@ class Totals:
     returned: int
     captured: int
     locked: int
+    unsettled: int
     owed: int
+
+    @property
+    def liability(self) -> int:
+        """What the operator's node must be able to pay: what payers have that is money."""
+        return self.balance + self.held - self.unsettled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,8 @@ def totals(books: Books) -> dict[Asset, Totals]:
     by_asset: dict[Asset, list[Tab]] = defaultdict(list)
     for tab in books.tabs:
         by_asset[tab.asset].append(tab)
+    pending = [lock for lock in books.locks if lock.is_pending]
+    locked_tabs = {lock.tab_id for lock in pending}
     outside = (books.received, books.captured, books.transferred, books.sent, books.returned)
     for sums in outside:
         for asset in sums:
@@ -94,7 +104,8 @@ def totals(books: Books) -> dict[Asset, Totals]:
             sent=books.sent.get(asset, 0),
             returned=books.returned.get(asset, 0),
             captured=books.captured.get(asset, 0),
-            locked=sum(k.amount for k in books.locks if k.is_pending and k.asset == asset),
+            locked=sum(k.amount for k in pending if k.asset == asset),
+            unsettled=sum(t.balance + t.held for t in tabs if t.tab_id in locked_tabs),
             owed=sum(p.reserved for p in books.payouts if p.is_open and p.asset == asset),
         )
         for asset, tabs in by_asset.items()
@@ -111,13 +122,30 @@ def violations(books: Books) -> list[str]:
     for payout in books.payouts:
         if payout.is_open:
             open_by_tab[payout.tab_id] += payout.reserved
+    by_id = {tab.tab_id: tab for tab in books.tabs}
     for tab in books.tabs:
         if tab.held != open_by_tab.pop(tab.tab_id, 0):
             found.append(f"tab {tab.tab_id}: held is not the sum of its open holds and payouts")
     found += [
         f"an open hold or payout names tab {tab_id}, which is not there" for tab_id in open_by_tab
     ]
-    for asset, t in totals(books).items():
+    found += imbalances(totals(books))
+    return found + [
+        f"tab {lock.tab_id}: its lock is not there whole"
+        for lock in books.locks
+        if lock.is_pending and lock.tab_id and not _is_whole(lock, by_id.get(lock.tab_id))
+    ]
+
+
+def _is_whole(lock: Lock, tab: Tab | None) -> bool:
+    """Whether nothing left a request's tab while its deposit was no money yet."""
+    return tab is not None and (tab.deposited, tab.refunded) == (lock.amount, 0)
+
+
+def imbalances(sums: Mapping[Asset, Totals]) -> list[str]:
+    """Which laws the sums of a ledger break, in words; an empty list when none."""
+    found = []
+    for asset, t in sums.items():
         if t.deposited != t.balance + t.held + t.spent + t.refunded:
             found.append(f"{asset}: deposited is not balance + held + spent + refunded")
         if t.deposited != t.received + t.transferred:

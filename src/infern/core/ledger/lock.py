@@ -58,7 +58,7 @@ class LockEvent(StrEnum):
     PAID = "paid"
     """The node says `Paid`."""
     GONE = "gone"
-    """The node says `Cancelled` or `Expired`, or never made the invoice."""
+    """The node says `Cancelled` or `Expired`, or never made the invoice and cannot any more."""
 
 
 _S, _E = LockState, LockEvent
@@ -79,6 +79,9 @@ OPEN: Final = frozenset(state for state, edges in TRANSITIONS.items() if edges)
 """States of locks that somebody still has to look after."""
 PENDING: Final = OPEN - {_S.OFFERED}
 """States in which a TLC may be pending at the node for a deposit that is no money yet."""
+_CLAIMED: Final = frozenset({_S.HELD, _S.CHARGED, _S.SETTLING, _S.LOST})
+GIVEN_BACK: Final = frozenset({_S.CANCELLING, _S.CANCELLED, _S.LOST})
+"""States in which the payer has its money again, or is about to have it: no proof counts here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +125,10 @@ class Lock:
         checked_amount(self.amount, limit=MAX_LEDGER_AMOUNT)
         if len(self.nonce) != 16:
             raise ValueError("a lock keeps the 16 bytes its preimage is derived from")
+        if (self.tab_id is None) != (self.hold_id is None):
+            raise InvariantViolation("a lock has a tab and a hold since it was claimed")
+        if self.tab_id is None and self.state in _CLAIMED:
+            raise InvariantViolation(f"a lock that is {self.state} was claimed")
         if (self.state in OPEN) != (self.ended_ms is None):
             raise InvariantViolation("a lock has an end exactly when it is not open")
 

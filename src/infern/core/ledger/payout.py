@@ -81,6 +81,7 @@ class Payout:
         target: The node that receives a keysend, 33 bytes; None for an invoice.
         payment_hash: Known from the start for an invoice; of a keysend once the node told it.
         state: Where it stands.
+        failure: A key of `CODES` that says why it returned; empty otherwise.
         created_ms: Unix milliseconds.
         sent_ms: Unix milliseconds when sending began; None before.
         ended_ms: Unix milliseconds; None while it is open.
@@ -98,6 +99,7 @@ class Payout:
     target: Pubkey | None = None
     payment_hash: PaymentHash | None = None
     state: PayoutState = PayoutState.OWED
+    failure: str = ""
     created_ms: int
     sent_ms: int | None = None
     ended_ms: int | None = None
@@ -112,6 +114,8 @@ class Payout:
             raise ValueError("a payout pays an invoice or a node, and has a 32-byte name")
         if (self.state in OPEN) != (self.ended_ms is None):
             raise InvariantViolation("a payout has an end exactly when it is not open")
+        if self.failure and self.state is not PayoutState.RETURNED:
+            raise InvariantViolation("only a payout that returned has failed")
 
     @property
     def reserved(self) -> int:
@@ -131,6 +135,7 @@ def move_payout(
     now_ms: int,
     fee: int = 0,
     payment_hash: PaymentHash | None = None,
+    failure: str = "",
 ) -> Payout:
     """The payout after an event.
 
@@ -138,20 +143,26 @@ def move_payout(
         payout: As it stands.
         event: What happened.
         now_ms: Unix milliseconds.
-        fee: What routing took, with `SUCCEED`.
+        fee: What routing took, with `SUCCEED`. What a node took beyond the cap that it was given is
+            not the payer's to bear.
         payment_hash: Of a keysend, when it is known by now.
+        failure: A key of `CODES` that says why, with `FAIL`.
 
     Raises:
         LedgerError: The table has no such edge (`ledger_conflict`); nothing is booked twice.
+        InvariantViolation: Another payment than the one that is known: it was sent twice.
     """
+    if None not in (known := payout.payment_hash, payment_hash) and known != payment_hash:
+        raise InvariantViolation(f"payout {payout.payout_id} was sent by two payments")
     target = TRANSITIONS[payout.state].get(event)
     if target is None:
         raise LedgerError(f"a payout that is {payout.state} cannot {event}", code="ledger_conflict")
     return replace(
         payout,
         state=target,
-        fee=fee if event is PayoutEvent.SUCCEED else 0,
-        payment_hash=payment_hash or payout.payment_hash,
+        fee=min(fee, payout.fee_cap) if event is PayoutEvent.SUCCEED else 0,
+        payment_hash=known or payment_hash,
+        failure=failure if event is PayoutEvent.FAIL else "",
         sent_ms=now_ms if event is PayoutEvent.SEND else payout.sent_ms,
         ended_ms=None if target in OPEN else now_ms,
     )

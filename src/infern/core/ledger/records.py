@@ -1,5 +1,6 @@
 """Rows around tabs and holds: keys, top-ups, claims and what an operation reports back."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -44,6 +45,15 @@ class TopupState(StrEnum):
     OPEN = "open"
     PAID = "paid"
     EXPIRED = "expired"
+
+
+TOPUP_TRANSITIONS: Final[Mapping[TopupState, frozenset[TopupState]]] = {
+    TopupState.OPEN: frozenset({TopupState.PAID, TopupState.EXPIRED}),
+    # A payment that was on its way when its invoice expired still counts.
+    TopupState.EXPIRED: frozenset({TopupState.PAID}),
+    TopupState.PAID: frozenset(),
+}
+"""What the node may say next; anything else is old news and changes nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +130,12 @@ class RemainderPlan:
         """What is sent back needs a name before it is sent."""
         if self.refund_to is not None and self.payout_id is None:
             raise ValueError("a remainder that may be sent back needs a payout id")
+
+    def says(self, remainder: int) -> str:
+        """Where it sends a remainder, in words for the payer: a key id, `refund` or `payment`."""
+        if self.key is not None:
+            return self.key.key_id
+        return "refund" if self.refund_to is not None and remainder >= DUST else "payment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

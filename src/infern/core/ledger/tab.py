@@ -85,6 +85,19 @@ def hold(tab: Tab, amount: int) -> Tab:
     return replace(tab, held=tab.held + amount)
 
 
+def reserve(tab: Tab, amount: int) -> Tab:
+    """Reserve `amount` of the balance for a payout: what it pays, and its fee cap.
+
+    Raises:
+        InsufficientBalance: The balance does not cover it; nothing is reserved.
+    """
+    checked_amount(amount, limit=MAX_LEDGER_AMOUNT)
+    if amount > tab.balance:
+        wanted = format_amount(amount, tab.asset)
+        raise _short(tab, amount, f"{wanted}, its routing fee cap included; take out less.")
+    return replace(tab, held=tab.held + amount)
+
+
 def _short(tab: Tab, amount: int, need: str) -> InsufficientBalance:
     return InsufficientBalance(
         f"The balance of {format_amount(tab.balance, tab.asset)} does not cover {need}",

@@ -7,7 +7,9 @@ upstream request carries the same limit (`rewrite`), and usage is cut to it (`us
 (see `prompt_size`) plus the listing's figures for what the template adds. A model server never
 reads more than its context, so each sequence counts at most that. A byte bound above the context
 therefore refuses nothing: real text has a quarter as many tokens as bytes, and only the model
-server knows whether it fits. When it does not, the server refuses and nothing is charged.
+server knows whether it fits. When it does not, the server refuses and nothing is charged. Two
+prompts are refused here: one with more tokens than the context however they are counted, and, where
+the model server would cut a prompt instead of refusing it, one that seems longer than the context.
 
 **Answer, C, per choice.** The consumer's own limit, else the listing's default. A limit above the
 listing's is refused rather than lowered: the consumer asked for an answer that is not sold here.
@@ -29,6 +31,10 @@ from infern.core.wire.prompt_size import PromptSize
 MAX_CONTEXT_TOKENS: Final = 2**26
 """Wider than any context; keeps every sum far inside what a price can multiply."""
 MAX_ITEM_TOKENS: Final = 2**20
+LONGEST_TOKEN_BYTES: Final = 128
+"""The longest token in vocabularies is 128 spaces: no text has fewer tokens than a 128th."""
+CUT_BYTES_PER_TOKEN: Final = 4
+"""English has four to five. Where a prompt would be cut, it is rather refused."""
 SEQUENCE_OVERHEAD_TOKENS: Final = 8
 """Around a prompt without a template: begin and end of text, the marks around a suffix."""
 
@@ -49,7 +55,10 @@ class ModelLimits:
         image_tokens: The most tokens one image can have; None refuses images.
         audio_tokens: The most tokens one audio clip can have; None refuses audio.
         max_n: Choices per prompt.
-        max_inputs: Prompts of a completions request or inputs of an embeddings request.
+        max_prompts: Prompts of a completions request.
+        max_inputs: Inputs of an embeddings request.
+        cuts_prompts: Whether the model server answers a part of a prompt that is longer than its
+            context; otherwise it refuses.
 
     Raises:
         ValueError: A limit that no model has, or limits that contradict one another.
@@ -64,7 +73,9 @@ class ModelLimits:
     image_tokens: int | None = None
     audio_tokens: int | None = None
     max_n: int = 1
+    max_prompts: int = 64
     max_inputs: int = 64
+    cuts_prompts: bool = False
 
     def __post_init__(self) -> None:
         """Refuse limits out of range."""
@@ -81,8 +92,10 @@ class ModelLimits:
         )
         if not all(0 <= tokens <= MAX_ITEM_TOKENS for tokens in overheads):
             raise ValueError(f"an overhead is 0 to {MAX_ITEM_TOKENS} tokens")
-        if not (1 <= self.max_n <= 128 and 1 <= self.max_inputs <= 16_384):
-            raise ValueError("max_n is 1 to 128 and max_inputs is 1 to 16384")
+        if not 1 <= self.max_n <= 128:
+            raise ValueError("max_n is 1 to 128")
+        if not (1 <= self.max_prompts <= 16_384 and 1 <= self.max_inputs <= 16_384):
+            raise ValueError("max_prompts is 1 to 16384, and so is max_inputs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +136,11 @@ def bound(
     Raises:
         RemoteProtocolError: `unpriceable_request` for images or audio without a price,
             `invalid_request` for more choices, prompts or tokens than are sold,
-            `context_length_exceeded` when a counted prompt leaves no room. Money unmoved.
+            `context_length_exceeded` when a prompt leaves no room. Money unmoved.
     """
     _refuse_unsold(request, limits)
     if prompt_tokens_exact is None:
+        _refuse_too_long(request, limits)
         prompt = sum(_prompt_tokens(size, limits) for size in request.prompts)
     else:
         prompt = prompt_tokens_exact
@@ -163,13 +177,33 @@ def _refuse_unsold(request: InferenceRequest, limits: ModelLimits) -> None:
     param = _PROMPT_MEMBER[request.endpoint]
     if request.n > limits.max_n:
         raise RemoteProtocolError(f"n is at most {limits.max_n} here.", param="n")
-    if len(request.prompts) > limits.max_inputs:
-        raise RemoteProtocolError(f"{param} has at most {limits.max_inputs} items.", param=param)
+    is_embedding = request.endpoint is Endpoint.EMBEDDINGS
+    most = limits.max_inputs if is_embedding else limits.max_prompts
+    if len(request.prompts) > most:
+        raise RemoteProtocolError(f"{param} has at most {most} items here.", param=param)
     for size in request.prompts:
         if size.images and limits.image_tokens is None:
             raise unpriceable(param, "this model takes no images")
         if size.audios and limits.audio_tokens is None:
             raise unpriceable(param, "this model takes no audio")
+
+
+def _refuse_too_long(request: InferenceRequest, limits: ModelLimits) -> None:
+    for size in request.prompts:
+        least = size.token_ids + size.text_bytes // LONGEST_TOKEN_BYTES
+        probably = size.token_ids + size.text_bytes // CUT_BYTES_PER_TOKEN
+        if least > limits.context_tokens:
+            raise _too_long(request, f"has more than the {limits.context_tokens} tokens")
+        if limits.cuts_prompts and probably > limits.context_tokens:
+            raise _too_long(request, f"seems to have more than the {limits.context_tokens} tokens")
+
+
+def _too_long(request: InferenceRequest, what: str) -> RemoteProtocolError:
+    return RemoteProtocolError(
+        f"The prompt {what} of this model's context; shorten it.",
+        code="context_length_exceeded",
+        param=_PROMPT_MEMBER[request.endpoint],
+    )
 
 
 def _prompt_tokens(size: PromptSize, limits: ModelLimits) -> int:

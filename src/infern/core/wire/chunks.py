@@ -4,17 +4,21 @@ Reads chat and completions alike. Everything the consumer can see as model outpu
 reasoning, refusals, tool names and arguments.
 
 Source: the OpenAI API reference for streaming; vLLM and OpenRouter for `reasoning_content` and
-`reasoning` (some servers send both names with the same text, so the longer one counts).
+`reasoning` (some servers send both names with the same text, so the longer one counts); Mistral for
+`content` as a list of parts.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from infern.core.units import div_ceil
 from infern.core.wire.endpoints import Endpoint, InferenceRequest
+from infern.core.wire.faults import UpstreamFault, read_fault
 from infern.core.wire.prompt_size import TYPICAL_BYTES_PER_TOKEN
 from infern.core.wire.strict_json import Json, JsonObject, loads_object
 from infern.core.wire.usage import (
+    LONGEST_MEAN_TOKEN_BYTES,
     UNSEEN_TOKENS_AROUND_JSON,
     UNSEEN_TOKENS_PER_CHOICE,
     UNSEEN_TOKENS_PER_TOOL_CALL,
@@ -24,27 +28,13 @@ from infern.core.wire.usage import (
     read_usage,
 )
 
-MAX_SHOWN_CHARS: Final = 300
+MAX_FINISH_CHARS: Final = 64
 MAX_ANSWER_CONTAINERS: Final = 1_000_000
 MAX_ANSWER_STRINGS: Final = 4_000_000
 MAX_TYPICAL_IMAGE_TOKENS: Final = 64
 """What an image counts in an estimate of a prompt: few, because estimates stay low."""
 _FAILED_FINISHES: Final = frozenset({"error", "abort"})
 """vLLM's and OpenRouter's reasons of a choice that the server gave up."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamFault:
-    """An error that a model server put into an answer.
-
-    Args:
-        message: Its text, shortened and printable. It can tell about the server's inside: for
-            logs, not for consumers.
-        code: Its code or type; empty when there is none.
-    """
-
-    message: str
-    code: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,19 +117,6 @@ def read_chunk(members: Mapping[str, Json], *, choices: int) -> Chunk:
     )
 
 
-def read_fault(members: Mapping[str, Json]) -> UpstreamFault | None:
-    """The error of an answer: `{"error": …}` as OpenAI has it, or vLLM's `{"object": "error"}`."""
-    error = members.get("error")
-    if error is None:
-        if members.get("object") != "error":
-            return None
-        error = dict(members)
-    if isinstance(error, dict):
-        code = error.get("code") or error.get("type")
-        return UpstreamFault(message=_shown(error.get("message")), code=_shown(code))
-    return UpstreamFault(message=_shown(error))
-
-
 def read_answer(body: bytes) -> JsonObject:
     """Read an answer that came in one body; its length is already limited.
 
@@ -171,6 +148,7 @@ def count_answer(request: InferenceRequest, members: Mapping[str, Json]) -> Coun
             is_complete=True,
             unseen_tokens_max=0,
             prompt_tokens_estimate=estimate_prompt_tokens(request),
+            prompt_tokens_least=least_prompt_tokens(request),
         )
     chunk = read_chunk(members, choices=request.choices)
     content_bytes = sum(piece.content_bytes for piece in chunk.pieces)
@@ -184,6 +162,7 @@ def count_answer(request: InferenceRequest, members: Mapping[str, Json]) -> Coun
             request, sum(piece.tool_calls for piece in chunk.pieces)
         ),
         prompt_tokens_estimate=estimate_prompt_tokens(request),
+        prompt_tokens_least=least_prompt_tokens(request),
     )
 
 
@@ -208,6 +187,19 @@ def estimate_prompt_tokens(request: InferenceRequest) -> int:
     )
 
 
+def least_prompt_tokens(request: InferenceRequest) -> int:
+    """Tokens that several prompts have together at least; 0 for one prompt, which needs no check.
+
+    llama.cpp reports the first of several prompts alone.
+    """
+    if len(request.prompts) == 1:
+        return 0
+    return sum(
+        size.token_ids + div_ceil(size.text_bytes, LONGEST_MEAN_TOKEN_BYTES)
+        for size in request.prompts
+    )
+
+
 def _read_choice(choice: Json, choices: int, texts: list[str]) -> Piece:
     if not isinstance(choice, dict):
         raise MalformedChunk("a choice is not an object")
@@ -228,13 +220,15 @@ def _read_choice(choice: Json, choices: int, texts: list[str]) -> Piece:
         choice=index,
         content_bytes=sum(_utf8_length(text) for text in found),
         tool_calls=tool_calls,
-        finish_reason=finish[:MAX_SHOWN_CHARS] if isinstance(finish, str) else "",
+        finish_reason=finish[:MAX_FINISH_CHARS] if isinstance(finish, str) else "",
     )
 
 
 def _read_message(message: Mapping[str, Json], found: list[str]) -> int:
     """Collect a delta's or message's texts; returns how many tool calls begin in it."""
-    _add(found, message.get("content"))
+    content = message.get("content")
+    for part in content if isinstance(content, list) else (content,):
+        _add_part(found, part)
     reasoning: list[str] = []
     _add(reasoning, message.get("reasoning_content"))
     _add(reasoning, message.get("reasoning"))
@@ -252,6 +246,17 @@ def _read_message(message: Mapping[str, Json], found: list[str]) -> int:
     return begun
 
 
+def _add_part(found: list[str], part: Json) -> None:
+    """Collect one part of a content: a text, `{"text": …}`, or thoughts that are parts again."""
+    if not isinstance(part, dict):
+        _add(found, part)
+        return
+    _add(found, part.get("text"))
+    thoughts = part.get("thinking")
+    for thought in thoughts if isinstance(thoughts, list) else (thoughts,):
+        _add(found, thought.get("text") if isinstance(thought, dict) else thought)
+
+
 def _add(found: list[str], text: Json) -> None:
     if isinstance(text, str) and text:
         found.append(text)
@@ -259,10 +264,3 @@ def _add(found: list[str], text: Json) -> None:
 
 def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8"))
-
-
-def _shown(value: Json) -> str:
-    """Foreign text fit for a log line."""
-    if not isinstance(value, str | int):
-        return ""
-    return "".join(c if c.isprintable() else "?" for c in str(value)[:MAX_SHOWN_CHARS])

@@ -40,11 +40,14 @@ class RenderedError:
     body: bytes
 
 
-def render_error(error: InfernError, request_id: str) -> RenderedError:
+def render_error(
+    error: InfernError, request_id: str, beside: Mapping[str, JsonValue] | None = None
+) -> RenderedError:
     """Write an error as a whole answer.
 
     Args:
         error: What happened.
+        beside: Members of the body beside `error`, for clients of another protocol.
         request_id: Names the attempt in logs and receipts. It stands in the body, where people
             who ask for help copy it from; the answer's `x-request-id` is set with every answer.
     """
@@ -58,7 +61,7 @@ def render_error(error: InfernError, request_id: str) -> RenderedError:
     return RenderedError(
         status=error.status,
         headers=headers,
-        body=dumps({"error": error_object(error, request_id)}),
+        body=dumps({"error": error_object(error, request_id), **(beside or {})}),
     )
 
 

@@ -46,13 +46,18 @@ class EarlyUsage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How one model server wants its requests.
+    """How one model server wants its requests, and what to know of its answers.
+
+    Those with a name are in `dialects`.
 
     Args:
         token_limit: Members for the limit of a chat request; completions know only `max_tokens`.
         pinned: Members the operator sets on every generation, e.g. `{"cache_prompt": false}`;
             they win over the consumer's.
         early_usage: How it tells the prompt's tokens before a stream ends.
+        cuts_prompts: Whether it answers a part of a prompt that is longer than its context.
+        counts_one: Whether one usage covers one choice of one prompt, whatever was asked for; then
+            no more than that is sold.
 
     Raises:
         ConfigError: A pinned member that would change what was priced.
@@ -61,6 +66,8 @@ class Dialect:
     token_limit: TokenLimit = TokenLimit.MAX_TOKENS
     pinned: Mapping[str, Json] = field(default_factory=dict)
     early_usage: EarlyUsage = EarlyUsage.NONE
+    cuts_prompts: bool = False
+    counts_one: bool = False
 
     def __post_init__(self) -> None:
         """Refuse to pin what `to_upstream` decides."""

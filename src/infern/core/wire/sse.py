@@ -20,12 +20,13 @@ from infern.core.wire.bounds import Bound
 from infern.core.wire.chunks import (
     Chunk,
     MalformedChunk,
-    UpstreamFault,
     estimate_prompt_tokens,
+    least_prompt_tokens,
     read_chunk,
     unseen_tokens_max,
 )
 from infern.core.wire.endpoints import InferenceRequest
+from infern.core.wire.faults import UpstreamFault, read_fault
 from infern.core.wire.sse_parser import MAX_EVENT_BYTES, SseBlock, SseParser
 from infern.core.wire.strict_json import Json, JsonObject, loads_object
 from infern.core.wire.usage import (
@@ -74,6 +75,7 @@ class SseEvent:
         content_bytes: Bytes of output it carries.
         tool_calls: Tool calls that begin in it.
         endings: Choices that end well with it.
+        completion_tokens: Tokens made so far, when it tells them beside the only choice; else 0.
         comments: Its comment lines; a router finds receipts in them.
         json: The usage chunk itself, to send with something added; None for other kinds.
     """
@@ -84,6 +86,7 @@ class SseEvent:
     content_bytes: int = 0
     tool_calls: int = 0
     endings: int = 0
+    completion_tokens: int = 0
     comments: tuple[bytes, ...] = ()
     json: Mapping[str, Json] | None = None
 
@@ -96,12 +99,14 @@ class _Totals:
     content_bytes: int = 0
     tool_calls: int = 0
     endings: int = 0
+    completion_tokens: int = 0
 
     def add(self, event: SseEvent) -> None:
         self.deltas += event.deltas
         self.content_bytes += event.content_bytes
         self.tool_calls += event.tool_calls
         self.endings += event.endings
+        self.completion_tokens = max(self.completion_tokens, event.completion_tokens)
 
 
 @dataclass(slots=True)
@@ -258,6 +263,8 @@ class SseMeter:
             unseen_tokens_max=unseen_tokens_max(self._request, sent.tool_calls),
             prompt_tokens_estimate=self._prompt_estimate,
             prompt_tokens_early=early,
+            completion_tokens_early=sent.completion_tokens,
+            prompt_tokens_least=least_prompt_tokens(self._request),
         )
 
     def _meter(self, raw: bytes) -> SseEvent:
@@ -285,6 +292,9 @@ class SseMeter:
 
     def _judge(self, block: SseBlock) -> SseEvent:
         if block.data is None:
+            fault = _bare_fault(block.raw)
+            if fault is not None:
+                return self._fail(block, fault)
             return SseEvent(raw=block.raw, kind=EventKind.COMMENT, comments=block.comments)
         data = block.data.strip()
         if data == b"[DONE]":
@@ -337,6 +347,7 @@ class SseMeter:
                 endings += piece.has_ended_well
                 self._finish_of[piece.choice] = piece.finish_reason
         kind = EventKind.USAGE if chunk.is_usage_only else EventKind.OTHER
+        usage = chunk.usage if chunk.pieces and self._request.choices == 1 else None
         return SseEvent(
             raw=block.raw,
             kind=EventKind.CONTENT if deltas else kind,
@@ -344,6 +355,7 @@ class SseMeter:
             content_bytes=content_bytes,
             tool_calls=tool_calls,
             endings=endings,
+            completion_tokens=0 if usage is None else usage.completion_tokens,
             comments=block.comments,
             json=members if chunk.is_usage_only else None,
         )
@@ -379,6 +391,19 @@ class SseMeter:
             if chunk.text.encode("utf-8") != probe or chunk.pieces[0].choice != choice:
                 return False
         return True
+
+
+def _bare_fault(raw: bytes) -> UpstreamFault | None:
+    """The error that a server wrote as a line of JSON, without the form of an event.
+
+    LM Studio does so for what it cannot route, with status 200; servers that stream JSON lines do.
+    """
+    if not raw.lstrip().startswith(b"{"):
+        return None
+    try:
+        return read_fault(loads_object(raw))
+    except InfernError:
+        return None
 
 
 def _is_plain(raw: bytes, start: int, end: int) -> bool:

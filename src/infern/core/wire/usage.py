@@ -7,12 +7,15 @@ follows the report as far as it is possible, and never further:
 * never above what was delivered: a token that a consumer can see has at least one byte, so an
   answer of B bytes had at most B tokens plus those that leave no bytes (end of text, channel and
   tool-call markers, a stop sequence that was matched);
-* when the answer broke off, what was delivered of it and not what was made;
+* when the answer broke off, what was delivered of it and not what was made: what the server told
+  with the last chunk that went out, if it tells as it goes;
 * without a report, what went by: the deltas, or an estimate from the bytes that stays low where
   one delta holds several tokens. `None` is no report; 0 is a report. The prompt is then what the
-  model server told of it before the answer broke off, and an estimate if it told nothing.
+  model server told of it before the answer broke off, and an estimate if it told nothing. A prompt
+  of 0 tokens is nothing told: there is none, but servers that had it in a cache say so.
 
-Whatever was corrected is flagged, as evidence about the provider or its model server.
+Whatever was corrected is flagged, as evidence about the provider or its model server, and so is
+what a model server shows of a prompt that it cut (`cuts`).
 """
 
 from collections.abc import Mapping
@@ -54,6 +57,14 @@ class UsageFlag(StrEnum):
     NOTHING_DELIVERED = "nothing_delivered"
     """Nothing reached the consumer; nothing is billed."""
     PROMPT_ABOVE_BOUND = "prompt_above_bound"
+    PROMPT_ZERO = "prompt_zero"
+    """No prompt tokens reported; what was told early or an estimate instead."""
+    PROMPTS_UNDERCOUNTED = "prompts_undercounted"
+    """Several prompts, and the report covers only some of them."""
+    PROMPT_FILLS_CONTEXT = "prompt_fills_context"
+    """The prompt left no room for an answer; a server that answers all the same has cut it."""
+    PROMPT_BELOW_SENT = "prompt_below_sent"
+    """Fewer prompt tokens than what was sent has: the server left a part of it out."""
     COMPLETION_ABOVE_BOUND = "completion_above_bound"
     COMPLETION_ABOVE_DELIVERED = "completion_above_delivered"
     """More tokens reported than the delivered bytes can hold."""
@@ -97,6 +108,9 @@ class Counted:
         prompt_tokens_estimate: What the prompt probably has, for want of a report.
         prompt_tokens_early: What the model server told of the prompt before its report; None when
             it told nothing.
+        completion_tokens_early: What it told of the answer up to what was delivered; 0 when it
+            told nothing.
+        prompt_tokens_least: What several prompts have together at least; 0 when it is not checked.
     """
 
     deltas: int
@@ -106,6 +120,8 @@ class Counted:
     unseen_tokens_max: int | None
     prompt_tokens_estimate: int
     prompt_tokens_early: int | None = None
+    completion_tokens_early: int = 0
+    prompt_tokens_least: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -212,12 +228,23 @@ def charge_usage(reported: Usage | None, counted: Counted, bound: Bound) -> Bill
     )
 
 
+def told_prompt_tokens(reported: Usage | None, counted: Counted) -> int | None:
+    """The prompt's tokens as the model server told them, in its report or before it."""
+    return counted.prompt_tokens_early if reported is None else reported.prompt_tokens
+
+
 def _billed_prompt(
     reported: Usage | None, counted: Counted, bound: Bound, flags: set[UsageFlag]
 ) -> int:
-    told = counted.prompt_tokens_early if reported is None else reported.prompt_tokens
+    told = told_prompt_tokens(reported, counted)
+    if told == 0:
+        flags.add(UsageFlag.PROMPT_ZERO)
+        told = counted.prompt_tokens_early
     if told is None:
         return min(counted.prompt_tokens_estimate, bound.prompt_tokens_max)
+    if told < counted.prompt_tokens_least:
+        flags.add(UsageFlag.PROMPTS_UNDERCOUNTED)
+        told = counted.prompt_tokens_least
     if told > bound.prompt_tokens_max:
         flags.add(UsageFlag.PROMPT_ABOVE_BOUND)
     return min(told, bound.prompt_tokens_max)
@@ -237,7 +264,8 @@ def _billed_completion(
         flags.add(UsageFlag.ZERO_WITH_CONTENT)
         tokens = max(estimate, certain)
     elif not counted.is_complete:
-        tokens = min(reported.completion_tokens, max(estimate, certain))
+        went_out = max(estimate, certain, counted.completion_tokens_early)
+        tokens = min(reported.completion_tokens, went_out)
     elif bound.n > 1 and reported.completion_tokens < certain:
         flags.add(UsageFlag.CHOICES_UNDERCOUNTED)
         tokens = certain

@@ -162,6 +162,8 @@ class WallClock(EventClock):
             timer = self._pop_due(until_us)
             if timer is None:
                 self._offset_us += max(until_us - self.now_us, 0)
+                # What was armed was to wake after a wait of the machine's, and now is too late.
+                self._disarm()
                 self._arm()
                 return
             self._offset_us += max(timer.due_us - self.now_us, 0)
@@ -177,9 +179,13 @@ class WallClock(EventClock):
 
     def stop(self) -> None:
         """Run nothing any more. Idempotent."""
+        self._disarm()
+        self._loop = None
+
+    def _disarm(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle, self._armed_us, self._loop = None, None, None
+        self._handle, self._armed_us = None, None
 
     def _arm(self) -> None:
         if self._loop is None or not self._heap:

@@ -200,3 +200,13 @@ def test_derived_preimage_vectors(case: dict[str, str]) -> None:
 def test_preimages_take_a_long_key_and_the_whole_nonce(key: bytes, nonce: bytes) -> None:
     with pytest.raises(ValueError, match="32-byte key"):
         derive_preimage(key, nonce)
+
+
+def test_a_request_asks_for_a_mode_by_name_or_pays_upfront() -> None:
+    assert Mode.asked(None) is Mode.UPFRONT
+    for mode in Mode:
+        assert Mode.asked(mode.value) is mode
+    for unknown in ("", "HOLD", "escrow", " hold", "hold,hold"):
+        with pytest.raises(RemoteProtocolError) as caught:
+            Mode.asked(unknown)
+        assert (caught.value.code, caught.value.money) == ("invalid_request", Money.UNMOVED)

@@ -105,6 +105,12 @@ CLAIMS: list[tuple[str, ChangeChallenge, ChangeExpectation]] = [
     ("price", lambda c: c, lambda e: replace(e, price=replace(TERMS.price, asset=UDT_ASSET))),
     ("payee", lambda c: c, lambda e: replace(e, pay_to=OTHER.pubkey)),
     ("mode", lambda c: replace(c, mode=Mode.HOLD), lambda e: e),
+    ("refund", lambda c: replace(c, refund_to=OTHER.pubkey), lambda e: e),
+    (
+        "refund",
+        lambda c: replace(c, refund_to=OTHER.pubkey),
+        lambda e: replace(e, refund_to=NODE.pubkey),
+    ),
     # Expired by the token alone: the invoice still runs.
     ("expiry", lambda c: replace(c, issued_at_s=NOW_S - 120, expires_at_s=NOW_S - 61), lambda e: e),
     ("expiry", lambda c: replace(c, expires_at_s=NOW_S + 601), lambda e: e),
@@ -332,6 +338,7 @@ def expectation_of(case: dict[str, str]) -> Expectation:
         )
         if price
         else None,
+        refund_to=parse_pubkey(case["refund_to"]) if case["refund_to"] else None,
     )
 
 

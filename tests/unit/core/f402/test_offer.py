@@ -11,6 +11,7 @@ from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.f402.challenge import Mode
 from infern.core.f402.offer import (
     MAX_OFFER_BYTES,
+    WORST_LOCK_S,
     Offer,
     decode_header_json,
     offer_details,
@@ -39,6 +40,35 @@ def body_of(details: JsonValue) -> bytes:
 
 def test_a_client_reads_what_a_seller_writes() -> None:
     assert parse_offer(body_of(offer_details(HONEST)), ORIGIN + TARGET) == HONEST
+
+
+def held(locked_s: int = 930) -> Offer:
+    challenge = honest_challenge(NODE.pubkey, mode=Mode.HOLD)
+    return replace(offer_with(challenge, honest_invoice(challenge), NODE), locked_s=locked_s)
+
+
+def test_an_offer_in_hold_mode_says_for_how_long_it_may_lock_the_payment() -> None:
+    offer = held()
+    details = offer_details(offer)
+    amount = str(offer.challenge.amount)
+    assert details["hold"] == {
+        "amount": amount, "locked_s": 930, "locked_at_worst_s": WORST_LOCK_S,
+    }  # fmt: skip
+    assert parse_offer(body_of(details), offer.resource) == offer
+    message = offer_message(offer, "m")
+    for words in ("0.0018432 CKB", "hold mode", "16 minutes", "14 days", "model m"):
+        assert words in message
+    assert "hold" not in offer_details(HONEST)
+    assert "hold mode" not in offer_message(HONEST, "m")
+
+
+@pytest.mark.parametrize(
+    "hold", [7, None, {}, {"locked_s": True}, {"locked_s": -1}, {"locked_s": WORST_LOCK_S + 1}]
+)
+def test_a_time_to_be_locked_that_cannot_be_read_is_unknown(hold: JsonValue) -> None:
+    offer = parse_offer(body_of({**offer_details(held()), "hold": hold}), "")
+    assert offer is not None
+    assert offer.locked_s == 0
 
 
 def test_an_offer_without_terms_is_read_too() -> None:

@@ -40,8 +40,8 @@ def test_a_client_can_always_come_to_an_end(state: ClientState) -> None:
 
 
 @pytest.mark.parametrize("state", list(ServerState))
-def test_a_payment_can_always_be_answered_or_credited(state: ServerState) -> None:
-    ends = {ServerState.DELIVERED, ServerState.CREDITED}
+def test_a_payment_can_always_be_answered_credited_or_given_back(state: ServerState) -> None:
+    ends = {ServerState.DELIVERED, ServerState.CREDITED, ServerState.CANCELLED}
     assert reachable(server.TRANSITIONS, state) & ends
 
 
@@ -69,9 +69,25 @@ def test_only_the_node_s_word_ends_a_payment_unpaid() -> None:
 
 def test_a_paid_request_runs_again_only_after_a_failure() -> None:
     claimable = {s for s, edges in server.TRANSITIONS.items() if ServerEvent.CLAIM in edges}
-    assert claimable == {ServerState.QUOTED, ServerState.FAILED}
-    for done in (ServerState.DELIVERED, ServerState.CREDITED):
+    assert claimable == {ServerState.QUOTED, ServerState.PAID, ServerState.FAILED}
+    for done in (ServerState.CREDITED, ServerState.CANCELLED):
         assert reachable(server.TRANSITIONS, done) == {done}
+    # What was answered can only be given back, which undoes the charge.
+    given_back = {ServerState.DELIVERED, ServerState.CANCELLED}
+    assert reachable(server.TRANSITIONS, ServerState.DELIVERED) == given_back
+
+
+def test_what_was_credited_is_never_given_back_and_what_was_given_back_never_credited() -> None:
+    into = {
+        (state, event)
+        for state, edges in server.TRANSITIONS.items()
+        for event, target in edges.items()
+        if target is ServerState.CANCELLED
+    }
+    assert into == {
+        (ServerState.FAILED, ServerEvent.CANCEL),
+        (ServerState.DELIVERED, ServerEvent.CANCEL),
+    }
 
 
 @pytest.mark.parametrize("state", list(ClientState))
@@ -103,6 +119,7 @@ def test_server_edges(state: ServerState, event: ServerEvent) -> None:
         (ServerState.RUNNING, "request_in_progress", Money.UNKNOWN),
         (ServerState.DELIVERED, "already_delivered", Money.MOVED),
         (ServerState.CREDITED, "already_delivered", Money.MOVED),
+        (ServerState.CANCELLED, "payment_not_received", Money.UNMOVED),
     ],
 )
 def test_a_proof_that_cannot_run_is_told_why(state: ServerState, code: str, money: Money) -> None:
@@ -110,7 +127,7 @@ def test_a_proof_that_cannot_run_is_told_why(state: ServerState, code: str, mone
     assert (error.code, error.money) == (code, money)
 
 
-@pytest.mark.parametrize("state", [ServerState.QUOTED, ServerState.FAILED])
+@pytest.mark.parametrize("state", [ServerState.QUOTED, ServerState.PAID, ServerState.FAILED])
 def test_nobody_is_told_of_a_charge_that_was_not_made(state: ServerState) -> None:
     with pytest.raises(InvariantViolation):
         server.refusal(state)

@@ -70,9 +70,5 @@ def test_every_group_is_used_by_a_test() -> None:
         for path in (REPOSITORY / "tests/unit" / folder).rglob("test_*.py")
         if "vectors/f402.json" in path.read_text()
     )
-    groups = [name for name in VECTORS if name not in {"about", "mpp_challenge"}]
+    groups = [name for name in VECTORS if name != "about"]
     assert [name for name in groups if f'VECTORS["{name}"]' not in tests] == []
-
-
-def test_the_design_s_mpp_identifier_is_kept_for_sellers_that_render_one() -> None:
-    assert VECTORS["mpp_challenge"][0]["id"] == "6TgZc_85pvBPm25W7XPbUb9GjEggH20sJSLiQ-ek9LE"

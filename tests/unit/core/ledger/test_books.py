@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from infern.core.ids import HoldId, RequestDigest, TabId
+from infern.core.ids import HoldId, PaymentHash, PayoutId, RequestDigest, TabId
 from infern.core.ledger.books import Books, Totals, totals, violations
 from infern.core.ledger.hold import Hold, HoldEvent, end_hold
+from infern.core.ledger.lock import Lock, LockState
+from infern.core.ledger.payout import Payout, PayoutPurpose, PayoutState
 from infern.core.ledger.tab import Tab, TabKind
 from infern.core.units import CKB, Asset
 
@@ -70,6 +72,7 @@ def test_totals_by_asset() -> None:
             captured=65,
             returned=0,
             locked=0,
+            unsettled=0,
             owed=0,
         ),
         USD: Totals(
@@ -84,6 +87,7 @@ def test_totals_by_asset() -> None:
             captured=0,
             returned=0,
             locked=0,
+            unsettled=0,
             owed=0,
         ),
     }
@@ -171,3 +175,114 @@ def test_a_balance_that_is_not_the_columns_difference_is_found() -> None:
     liar = _LyingTab(tab_id=TabId("liar"), kind=TabKind.KEY, asset=USD)
     books = Books(tabs=(liar,), holds=(), received={}, captured={}, transferred={}, sent={}, **NONE)
     assert violations(books) == [f"{USD}: deposited is not balance + held + spent + refunded"]
+
+
+LOCKED = Tab(tab_id=TabId("locked"), kind=TabKind.REQUEST, asset=CKB, deposited=40, held=40)
+RUN = replace(HOLD, hold_id=HoldId("run"), tab_id=TabId("locked"), amount=40)
+LOCK = Lock(
+    payment_hash=PaymentHash(b"\x05" * 32),
+    nonce=bytes(16),
+    amount=40,
+    asset=CKB,
+    digest=RequestDigest(bytes(32)),
+    tab_id=TabId("locked"),
+    hold_id=HoldId("run"),
+    state=LockState.HELD,
+    offered_ms=1,
+    expires_ms=2,
+)
+PAYOUT = Payout(
+    payout_id=PayoutId("p"),
+    tab_id=TabId("key"),
+    purpose=PayoutPurpose.WITHDRAW,
+    request_key=bytes(32),
+    asset=CKB,
+    amount=15,
+    fee_cap=5,
+    invoice="fibd1",
+    created_ms=1,
+)
+# The second hold of the key is a payout now, and a lock is being answered.
+BUSY = replace(
+    SOUND,
+    tabs=(*SOUND.tabs, LOCKED),
+    holds=(HOLD, RUN),
+    locks=(LOCK,),
+    payouts=(PAYOUT,),
+    received={CKB: 185, USD: 7},
+)
+
+
+def test_locks_and_payouts_are_part_of_the_books() -> None:
+    assert violations(BUSY) == []
+    sums = totals(BUSY)[CKB]
+    assert (sums.held, sums.owed, sums.locked, sums.unsettled) == (70, 20, 40, 40)
+    assert sums.liability == totals(SOUND)[CKB].liability == 70
+
+
+def test_a_charge_on_a_lock_is_revenue_and_no_liability() -> None:
+    charged = replace(LOCKED, held=0, spent=30)
+    books = replace(
+        BUSY,
+        tabs=(*SOUND.tabs, charged),
+        holds=(HOLD,),
+        locks=(replace(LOCK, state=LockState.SETTLING),),
+        captured={CKB: 95},
+    )
+    assert violations(books) == []
+    sums = totals(books)[CKB]
+    assert (sums.locked, sums.unsettled, sums.liability) == (40, 10, 70)
+
+
+def test_a_lock_that_was_given_back_left_the_tab() -> None:
+    back = replace(LOCKED, held=0, refunded=40)
+    ended = replace(LOCK, state=LockState.CANCELLED, ended_ms=3)
+    books = replace(BUSY, tabs=(*SOUND.tabs, back), holds=(HOLD,), locks=())
+    assert violations(replace(books, returned={CKB: 40})) == []
+    # Ended locks and payouts may be left in.
+    paid = replace(PAYOUT, state=PayoutState.SETTLED, payout_id=PayoutId("q"), ended_ms=3)
+    ends = replace(books, locks=(ended,), payouts=(PAYOUT, paid), returned={CKB: 40})
+    assert violations(ends) == []
+    assert totals(ends) == totals(replace(books, returned={CKB: 40}))
+    assert violations(books) == ["ckb: tabs were debited for something that never went out"]
+
+
+@pytest.mark.parametrize(
+    ("books", "found"),
+    [
+        (
+            replace(BUSY, payouts=()),
+            ["tab key: held is not the sum of its open holds and payouts"],
+        ),
+        (
+            replace(BUSY, payouts=(PAYOUT, replace(PAYOUT, tab_id=TabId("gone")))),
+            ["an open hold or payout names tab gone, which is not there"],
+        ),
+        (
+            replace(BUSY, locks=(replace(LOCK, tab_id=TabId("gone")),)),
+            ["tab gone: its lock is not there whole"],
+        ),
+        (
+            replace(BUSY, locks=(replace(LOCK, amount=41),)),
+            ["tab locked: its lock is not there whole"],
+        ),
+        (
+            # Redeemed before it was money: conserved, and still wrong.
+            replace(
+                BUSY,
+                tabs=(
+                    replace(KEY, deposited=140),
+                    REQUEST,
+                    TOKEN,
+                    replace(LOCKED, held=0, refunded=40),
+                ),
+                holds=(HOLD,),
+                locks=(replace(LOCK, state=LockState.CANCELLING),),
+                transferred={CKB: 45},
+            ),
+            ["tab locked: its lock is not there whole"],
+        ),
+    ],
+)
+def test_laws_of_locks_and_payouts(books: Books, found: list[str]) -> None:
+    assert violations(books) == found

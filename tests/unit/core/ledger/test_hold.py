@@ -18,13 +18,21 @@ OPEN = Hold(
 )
 CAPTURED = end_hold(OPEN, HoldEvent.CAPTURE, charged=40, now_ms=2)
 RELEASED = end_hold(OPEN, HoldEvent.RELEASE, charged=0, now_ms=2)
+VOIDED = end_hold(CAPTURED, HoldEvent.VOID, charged=0, now_ms=3)
+ENDED = (CAPTURED, RELEASED, VOIDED)
 
 
 def test_table_is_total_and_ends() -> None:
     assert set(TRANSITIONS) == set(HoldState)
-    assert TRANSITIONS[HoldState.OPEN].keys() == set(HoldEvent)
-    assert not TRANSITIONS[HoldState.CAPTURED]
+    assert TRANSITIONS[HoldState.OPEN].keys() == {HoldEvent.CAPTURE, HoldEvent.RELEASE}
+    assert TRANSITIONS[HoldState.CAPTURED].keys() == {HoldEvent.VOID}
     assert not TRANSITIONS[HoldState.RELEASED]
+    assert not TRANSITIONS[HoldState.VOIDED]
+
+
+def test_a_voided_hold_keeps_what_it_had_charged() -> None:
+    assert replace(CAPTURED, state=HoldState.VOIDED, ended_ms=3) == VOIDED
+    assert end_hold(CAPTURED, HoldEvent.VOID, charged=7, now_ms=3) == VOIDED
 
 
 def test_ends() -> None:
@@ -37,8 +45,11 @@ def test_a_capture_may_charge_nothing_or_everything(charged: int) -> None:
     assert end_hold(OPEN, HoldEvent.CAPTURE, charged=charged, now_ms=2).charged == charged
 
 
-@pytest.mark.parametrize("ended", [CAPTURED, RELEASED])
-@pytest.mark.parametrize("event", list(HoldEvent))
+@pytest.mark.parametrize(
+    ("ended", "event"),
+    [(ended, event) for ended in ENDED for event in HoldEvent
+     if (ended, event) != (CAPTURED, HoldEvent.VOID)],
+)  # fmt: skip
 def test_nothing_is_booked_twice(ended: Hold, event: HoldEvent) -> None:
     with pytest.raises(LedgerError) as caught:
         end_hold(ended, event, charged=0, now_ms=3)
@@ -65,11 +76,18 @@ def test_a_released_hold_is_not_charged() -> None:
         {"state": HoldState.RELEASED},
         {"charged": 1},
         {"state": HoldState.RELEASED, "ended_ms": 2, "charged": 1},
+        {"state": HoldState.VOIDED},
     ],
 )
 def test_rows_that_say_two_things_cannot_exist(change: dict[str, object]) -> None:
     with pytest.raises(InvariantViolation):
         replace(OPEN, **change)
+
+
+def test_an_attempt_has_a_whole_name() -> None:
+    assert replace(OPEN, attempt=bytes(32)).attempt == bytes(32)
+    with pytest.raises(ValueError, match="32 bytes"):
+        replace(OPEN, attempt=bytes(31))
 
 
 @pytest.mark.parametrize("amount", [-1, MAX_LEDGER_AMOUNT + 1, True])

@@ -4,7 +4,18 @@ import pytest
 
 from infern.core.errors import InsufficientBalance, InvariantViolation, LedgerError, Money
 from infern.core.ids import TabId
-from infern.core.ledger.tab import Tab, TabKind, capture, deposit, hold, release, withdraw
+from infern.core.ledger.tab import (
+    Tab,
+    TabKind,
+    capture,
+    deposit,
+    hold,
+    pay_out,
+    release,
+    reserve,
+    void,
+    withdraw,
+)
 from infern.core.units import CKB, MAX_LEDGER_AMOUNT, Asset
 
 EMPTY = Tab(tab_id=TabId("t"), kind=TabKind.KEY, asset=CKB)
@@ -65,6 +76,31 @@ def test_messages_of_a_udt_tab_do_not_speak_of_ckb() -> None:
     assert "CKB" not in caught.value.message
 
 
+def test_a_payout_is_reserved_and_then_leaves_or_returns() -> None:
+    reserved = reserve(tab(deposited=100), 60)
+    assert reserved == tab(deposited=100, held=60)
+    assert pay_out(reserved, 60, 55) == tab(deposited=100, refunded=55)
+    assert pay_out(reserved, 60, 0) == tab(deposited=100)
+    with pytest.raises(InsufficientBalance) as caught:
+        reserve(reserved, 41)
+    assert (caught.value.money, caught.value.details["required"]) == (Money.UNMOVED, "41")
+    assert "take out less" in caught.value.message
+    assert "request" not in caught.value.message
+
+
+@pytest.mark.parametrize(("reserved", "out"), [(5, 6), (11, 1), (11, 11)])
+def test_more_going_out_than_was_reserved_is_a_bug(reserved: int, out: int) -> None:
+    with pytest.raises(InvariantViolation, match="goes out"):
+        pay_out(tab(deposited=100, held=10), reserved, out)
+
+
+def test_a_charge_that_was_never_paid_is_undone() -> None:
+    assert void(tab(deposited=100, spent=30), 30) == tab(deposited=100)
+    assert void(tab(deposited=100, spent=30), 10) == tab(deposited=100, spent=20)
+    with pytest.raises(InvariantViolation, match="never charged"):
+        void(tab(deposited=100, spent=30), 31)
+
+
 @pytest.mark.parametrize(("held", "charged"), [(5, 6), (11, 1), (11, 11)])
 def test_a_charge_over_its_hold_is_a_bug(held: int, charged: int) -> None:
     with pytest.raises(InvariantViolation, match="charge"):
@@ -85,11 +121,13 @@ def test_the_ledger_s_widest_sum() -> None:
 @pytest.mark.parametrize("value", [-1, MAX_LEDGER_AMOUNT + 1, True, 1.5])
 def test_amounts_are_integers_of_the_ledger_s_width(value: int) -> None:
     funded = tab(deposited=10, held=5)
-    for book in (deposit, hold, release, withdraw):
+    for book in (deposit, hold, release, reserve, void, withdraw):
         with pytest.raises(ValueError, match="an amount"):
             book(funded, value)
     with pytest.raises(ValueError, match="an amount"):
         capture(funded, 5, value)
+    with pytest.raises(ValueError, match="an amount"):
+        pay_out(funded, 5, value)
 
 
 @pytest.mark.parametrize("name", ["deposited", "held", "spent", "refunded"])

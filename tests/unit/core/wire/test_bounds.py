@@ -4,7 +4,13 @@ from dataclasses import replace
 import pytest
 
 from infern.core.errors import InfernError, Money
-from infern.core.wire.bounds import SEQUENCE_OVERHEAD_TOKENS, Bound, ModelLimits, bound
+from infern.core.wire.bounds import (
+    LONGEST_TOKEN_BYTES,
+    SEQUENCE_OVERHEAD_TOKENS,
+    Bound,
+    ModelLimits,
+    bound,
+)
 from infern.core.wire.endpoints import InferenceRequest
 
 Make = Callable[..., InferenceRequest]
@@ -110,9 +116,38 @@ def test_more_choices_than_sold_are_refused(chat: Make, limits: ModelLimits) -> 
 def test_more_inputs_than_sold_are_refused(
     completion: Make, embedding: Make, limits: ModelLimits
 ) -> None:
-    few = replace(limits, max_inputs=2)
+    few = replace(limits, max_prompts=2, max_inputs=3)
     assert refusal(completion(prompt=["a"] * 3), few).param == "prompt"
-    assert refusal(embedding(input=["a"] * 3), few).param == "input"
+    assert bound(embedding(input=["a"] * 3), few).n == 1
+    assert refusal(embedding(input=["a"] * 4), few).param == "input"
+    assert bound(completion(prompt=["a"] * 2), few).n == 2
+
+
+def test_a_prompt_that_cannot_fit_is_refused(
+    chat: Make, completion: Make, embedding: Make, limits: ModelLimits
+) -> None:
+    small = replace(limits, context_tokens=100, max_completion_tokens=50)
+    text = "x" * (100 * LONGEST_TOKEN_BYTES)
+    for request, param in (
+        (completion(prompt=text + "x" * LONGEST_TOKEN_BYTES), "prompt"),
+        (completion(prompt=[1] * 101), "prompt"),
+        (embedding(input=[[1], [1] * 101]), "input"),
+        (chat(messages=[{"role": "user", "content": text + "x" * 124}]), "messages"),
+    ):
+        error = refusal(request, small)
+        assert (error.code, error.param) == ("context_length_exceeded", param)
+    assert bound(completion(prompt=text), small).prompt_tokens_max == 100
+
+
+def test_a_prompt_that_would_be_cut_is_refused(completion: Make, limits: ModelLimits) -> None:
+    small = replace(limits, context_tokens=100, max_completion_tokens=50)
+    fits, too_long = completion(prompt="x" * 403), completion(prompt="x" * 404)
+    assert bound(too_long, small).prompt_tokens_max == 100
+    cuts = replace(small, cuts_prompts=True)
+    assert bound(fits, cuts).prompt_tokens_max == 100
+    assert refusal(too_long, cuts).code == "context_length_exceeded"
+    # A count is better than a guess.
+    assert bound(too_long, cuts, prompt_tokens_exact=60).completion_tokens_max == 40
 
 
 def test_embeddings_have_no_completion(embedding: Make, limits: ModelLimits) -> None:
@@ -137,6 +172,8 @@ def test_embeddings_have_no_completion(embedding: Make, limits: ModelLimits) -> 
         {"audio_tokens": 2**21},
         {"max_n": 0},
         {"max_n": 129},
+        {"max_prompts": 0},
+        {"max_prompts": 16_385},
         {"max_inputs": 0},
     ],
 )

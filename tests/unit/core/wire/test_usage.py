@@ -10,9 +10,9 @@ from infern.core.wire.chunks import (
     MalformedChunk,
     count_answer,
     estimate_prompt_tokens,
+    least_prompt_tokens,
     read_answer,
     read_chunk,
-    read_fault,
 )
 from infern.core.wire.endpoints import InferenceRequest
 from infern.core.wire.strict_json import loads_object
@@ -336,21 +336,46 @@ def test_two_names_of_the_same_reasoning_count_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "message", "code"),
+    ("content", "length"),
     [
-        ({"error": {"message": "m", "code": 500, "type": "t"}}, "m", "500"),
-        ({"error": {"message": "m", "type": "t"}}, "m", "t"),
-        ({"error": "plain"}, "plain", ""),
-        ({"object": "error", "message": "m", "code": 40303}, "m", "40303"),
-        ({"error": {}}, "", ""),
-        ({"error": {"message": "a\nb\x00" + "x" * 500}}, "a?b?" + "x" * 296, ""),
+        ([{"type": "text", "text": "abc"}, {"type": "text", "text": "dé"}], 6),
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "abc"}]}], 3),
+        ([{"type": "thinking", "thinking": "abc"}], 3),
+        (["abc", 5, None, {}], 3),
+        ([{"type": "image", "thinking": {"a": 1}}], 0),
+        ({"text": "no list"}, 7),
     ],
 )
-def test_errors_of_every_dialect(body: dict[str, object], message: str, code: str) -> None:
-    fault = read_fault(body)  # type: ignore[arg-type] # literal
-    assert fault is not None
-    assert (fault.message, fault.code) == (message, code)
+def test_content_in_parts_counts(content: object, length: int) -> None:
+    chunk = read_chunk({"choices": [{"index": 0, "delta": {"content": content}}]}, choices=1)  # type: ignore[dict-item] # some wrong on purpose
+    assert chunk.pieces[0].content_bytes == length
 
 
-def test_no_error() -> None:
-    assert read_fault({"error": None, "object": "chat.completion"}) is None
+def test_a_prompt_of_zero_tokens_is_nothing_told() -> None:
+    billed = charge_usage(report(0, 11), COUNTED, BOUND)
+    assert (billed.prompt_tokens, billed.completion_tokens) == (20, 11)
+    assert billed.flags == {UsageFlag.PROMPT_ZERO}
+    early = replace(COUNTED, prompt_tokens_early=27)
+    assert charge_usage(report(0, 11), early, BOUND).prompt_tokens == 27
+
+
+def test_several_prompts_reported_as_one() -> None:
+    counted = replace(COUNTED, prompt_tokens_least=40)
+    billed = charge_usage(report(30), counted, BOUND)
+    assert billed.prompt_tokens == 40
+    assert billed.flags == {UsageFlag.PROMPTS_UNDERCOUNTED}
+    assert charge_usage(report(41), counted, BOUND).flags == frozenset()
+    above = replace(COUNTED, prompt_tokens_least=400)
+    assert charge_usage(report(30), above, BOUND).prompt_tokens == 100
+
+
+def test_several_prompts_have_a_least(completion: Make, embedding: Make) -> None:
+    assert least_prompt_tokens(completion(prompt="x" * 1_000)) == 0
+    assert least_prompt_tokens(completion(prompt=["x" * 33, "y"])) == 3 + 1
+    assert least_prompt_tokens(embedding(input=[[1, 2, 3], [4]])) == 4
+
+
+def test_a_broken_answer_is_billed_what_was_told_with_what_went_out() -> None:
+    counted = replace(COUNTED, is_complete=False, completion_tokens_early=14)
+    assert charge_usage(report(30, 45), counted, BOUND).completion_tokens == 14
+    assert charge_usage(report(30, 12), counted, BOUND).completion_tokens == 12

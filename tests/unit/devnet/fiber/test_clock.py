@@ -64,3 +64,16 @@ def test_real_time_can_be_moved_ahead_and_events_see_their_own_time() -> None:
     clock.advance_ms(10)
     assert seen == [1_005, 1_007]
     assert clock.now_ms == 1_010
+
+
+async def test_what_was_armed_before_real_time_was_moved_keeps_no_later_event_waiting() -> None:
+    clock = WallClock()
+    clock.start()
+    clock.call_later_us(60_000_000, lambda: None)
+    clock.call_later_us(90_000_000, lambda: None)
+    clock.advance_ms(70_000)
+    soon = asyncio.Event()
+    clock.call_later_us(1_000, soon.set)
+    async with asyncio.timeout(5):
+        await soon.wait()
+    clock.stop()

@@ -1,0 +1,5 @@
+export { FiberPaymentError } from './errors.js'
+export { payable } from './exchange.js'
+export { FileJournal, MemoryJournal } from './journal.js'
+export { fiberAsset, fiberCharge, fiberScheme, registerFiber } from './schemes.js'
+export { openWallet } from './wallet.js'

@@ -1,0 +1,248 @@
+"""What must be true when the world is at rest. Each oracle returns complaints, none when all is well.
+
+They look at the sellers' ledgers, the Fiber nodes, the consumers' journals, and at both ends of the
+wire, and hold them against one another to the shannon. The rules are those of docs/f402-spec.md.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from infern.adapters.sqlite_journal import SqliteJournal
+from infern.adapters.sqlite_ledger import SqliteLedger
+from infern.adapters.sqlite_ledger.engine import Command, T
+from infern.client.journal import Attempt, AttemptKind
+from infern.core.f402.client import ClientState
+from infern.core.f402.receipt import Receipt
+from infern.core.f402.server import ServerState
+from infern.core.ledger.books import violations as ledger_violations
+from infern.core.ledger.records import TopupState
+from infern.devnet.fiber import Network, Node
+from infern.devnet.fiber import violations as network_violations
+from infern.devnet.fiber.node import InvoiceStatus
+from infern.devnet.fiber.session import PaymentStatus, Session
+from infern.simulator.answers import answer_complaints
+from infern.simulator.consumer import Consumer
+from infern.simulator.seller import SellerHost
+from infern.simulator.storage import SellerDisk
+from infern.simulator.users import Heard
+from infern.simulator.wire import Served
+
+WRITTEN_OFF = frozenset({ClientState.REFUSED, ClientState.PAYMENT_FAILED})
+ENDED_WELL = frozenset({ClientState.DELIVERED, ClientState.REDEEMED_ELSEWHERE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything the oracles look at.
+
+    Args:
+        network: The Fiber network.
+        sellers: With their disks.
+        consumers: With their journals.
+        served: Every request as a server saw it.
+        heard: Every answer as a client got it.
+        funds: Shannon that each node had in channels at the start, by name.
+    """
+
+    network: Network
+    sellers: Sequence[SellerHost]
+    consumers: Sequence[Consumer]
+    served: Sequence[Served]
+    heard: Sequence[Heard]
+    funds: Mapping[str, int]
+
+
+async def complaints(evidence: Evidence) -> list[str]:
+    """Everything that is wrong."""
+    found = list(network_violations(evidence.network))
+    fees = 0
+    for consumer in evidence.consumers:
+        found += [f"{consumer.name}: {text}" for text in _consumer(consumer, evidence)]
+        fees += sum(session.fee for session in successes(consumer.node).values())
+    for seller in evidence.sellers:
+        found += [f"{seller.name}: {text}" for text in await _books(seller)]
+        found += [f"{seller.name}: {text}" for text in _payments(seller, evidence)]
+        found += [f"{seller.name}: {text}" for text in _receipts(seller)]
+        found += [
+            f"{seller.name}: {text}"
+            for text in answer_complaints(seller, evidence.served, evidence.heard)
+        ]
+    earned = sum(funds_of(evidence.network).values()) - sum(evidence.funds.values())
+    if earned:
+        found.append(f"all channels together have {earned} shannon more than at the start")
+    hubs = _moved(
+        evidence,
+        {s.node.name for s in evidence.sellers} | {c.node.name for c in evidence.consumers},
+        others=True,
+    )
+    if hubs != fees:
+        found.append(f"the hubs earned {hubs} and consumers paid {fees} of fees")
+    return found
+
+
+def funds_of(network: Network) -> dict[str, int]:
+    """Shannon each node has in channels."""
+    return {name: entry["channels"] for name, entry in network.balances().items()}
+
+
+def _moved(evidence: Evidence, names: set[str], *, others: bool = False) -> int:
+    now = funds_of(evidence.network)
+    return sum(now[name] - evidence.funds[name] for name in now if (name in names) is not others)
+
+
+class _Reading:
+    """An engine for looking only."""
+
+    def __init__(self, disk: SellerDisk) -> None:
+        self._disk = disk
+
+    async def run(self, command: Command[T]) -> T:
+        """Look."""
+        return command(self._disk.connection)
+
+    async def read(self, query: Command[T]) -> T:
+        """Look."""
+        return await self.run(query)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+async def _books(seller: SellerHost) -> list[str]:
+    books = await SqliteLedger(_Reading(seller.disk)).books()
+    found = ledger_violations(books)
+    if books.holds:
+        found.append(f"{len(books.holds)} holds are open")
+    found += [
+        f"model {at}: {model.running} replies were never closed"
+        for at, model in enumerate(seller.models)
+        if model.has_ended_well and model.running
+    ]
+    return found
+
+
+def _payments(seller: SellerHost, evidence: Evidence) -> Iterator[str]:
+    """What the node was paid is what the ledger credited, each payment once and for one thing."""
+    db = seller.disk.connection
+    paid = {
+        payment_hash: invoice.amount
+        for payment_hash, invoice in seller.node.invoices.items()
+        if invoice.status is InvoiceStatus.PAID
+    }
+    deposits = dict(db.execute("SELECT payment_hash, amount FROM deposits").fetchall())
+    for payment_hash in paid.keys() - deposits.keys():
+        yield f"payment {_short(payment_hash)} arrived and was never credited"
+    for payment_hash in deposits.keys() - paid.keys():
+        yield f"payment {_short(payment_hash)} was credited and never arrived"
+    for payment_hash in paid.keys() & deposits.keys():
+        if paid[payment_hash] != deposits[payment_hash]:
+            yield f"payment {_short(payment_hash)} was credited with another amount"
+    earned = _moved(evidence, {seller.node.name})
+    if earned != sum(paid.values()):
+        yield f"its node earned {earned} and its invoices say {sum(paid.values())}"
+    claims = dict(db.execute("SELECT payment_hash, state FROM claims").fetchall())
+    topups = {
+        payment_hash
+        for payment_hash, state in db.execute("SELECT payment_hash, state FROM topups")
+        if state == TopupState.PAID
+    }
+    receipts = Counter(
+        row[0] for row in db.execute("SELECT payment_hash FROM receipts") if row[0] is not None
+    )
+    for payment_hash in deposits:
+        state = claims.get(payment_hash)
+        ends = [
+            state == ServerState.DELIVERED and receipts[payment_hash] == 1,
+            state == ServerState.CREDITED and receipts[payment_hash] == 0,
+            payment_hash in topups and not receipts[payment_hash],
+        ]
+        if sum(ends) != 1:
+            yield (
+                f"payment {_short(payment_hash)} ended {sum(ends)} times: claim {state},"
+                f" {receipts[payment_hash]} receipts, top-up {payment_hash in topups}"
+            )
+    for (balance,) in db.execute(
+        "SELECT deposited - held - spent - refunded FROM tabs WHERE kind = 'request'"
+    ):
+        if balance:
+            yield f"{balance} shannon of a request were not redeemed although everybody tried"
+
+
+def _receipts(seller: SellerHost) -> Iterator[str]:
+    """Receipts are chained, and charge what their holds were captured for, within the ceiling."""
+    db = seller.disk.connection
+    last: dict[str, Receipt] = {}
+    rows = db.execute(
+        "SELECT r.tab_id, r.seq, r.packed, r.charged, r.remainder, h.state, h.charged, h.amount"
+        " FROM receipts r JOIN holds h USING (hold_id) ORDER BY r.tab_id, r.seq"
+    ).fetchall()
+    (count,) = db.execute("SELECT count(*) FROM receipts").fetchone()
+    if count != len(rows):
+        yield "a receipt has no hold"
+    for tab_id, seq, packed, charged, remainder, state, captured, ceiling in rows:
+        receipt = Receipt.unpack(packed)
+        before = last.get(tab_id)
+        expected = bytes(32) if before is None else before.digest
+        if (receipt.seq, receipt.prev_digest) != (seq, expected) or seq != (
+            0 if before is None else before.seq + 1
+        ):
+            yield f"receipt {seq} of {tab_id} is not chained to the one before"
+        if not receipt.charged == charged == captured or state != "captured":
+            yield f"receipt {seq} of {tab_id} charges something else than was booked"
+        if charged + remainder != ceiling:
+            yield f"receipt {seq} of {tab_id}: {charged} and {remainder} are not {ceiling}"
+        last[tab_id] = receipt
+
+
+def successes(node: Node) -> dict[bytes, Session]:
+    """The payments of a node that succeeded, by hash."""
+    return {
+        payment_hash: session
+        for payment_hash, session in node.sessions.items()
+        if session.status is PaymentStatus.SUCCESS
+    }
+
+
+def _consumer(consumer: Consumer, evidence: Evidence) -> Iterator[str]:
+    """The journal says of every payment what the node says; nothing paid is written off."""
+    journal = SqliteJournal(consumer.directory)
+    try:
+        journal.spent(session="", now_ms=0)  # closes what dead programs had only intended
+        rows = {row.payment_hash: row for row in journal.attempts(limit=1_000)}
+    finally:
+        journal.close()
+    paid = successes(consumer.node)
+    for payment_hash, session in consumer.node.sessions.items():
+        if not session.status.is_final:
+            yield f"payment {_short(payment_hash)} is {session.status} for ever"
+        if payment_hash not in rows:
+            yield f"payment {_short(payment_hash)} was sent without an intent"
+    for row in rows.values():
+        yield from _row(row, paid.get(row.payment_hash))
+    spent = sum(session.request.amount + session.fee for session in paid.values())
+    moved = _moved(evidence, {consumer.node.name})
+    if moved != -spent:
+        yield f"its node lost {-moved} and its payments say {spent}"
+
+
+def _row(row: Attempt, session: Session | None) -> Iterator[str]:
+    name = f"payment {_short(row.payment_hash)} for a {row.kind.value}"
+    if row.state in WRITTEN_OFF and session is not None:
+        yield f"{name} succeeded and the journal says {row.state.value}"
+    if row.state in ENDED_WELL and session is None:
+        yield f"{name} never happened and the journal says {row.state.value}"
+    if row.state not in WRITTEN_OFF | ENDED_WELL:
+        yield f"{name} is still {row.state.value} although everybody settled"
+    if session is None:
+        return
+    if session.request.amount != row.amount:
+        yield f"{name} was of another amount than intended"
+    if session.fee > row.fee_cap or (row.fee is not None and row.fee != session.fee):
+        yield f"{name} cost {session.fee} of fees; {row.fee} known, {row.fee_cap} allowed"
+    if row.kind is AttemptKind.TOPUP and row.state is ClientState.REDEEMED_ELSEWHERE:
+        yield f"{name} is {row.state.value}"
+
+
+def _short(payment_hash: bytes) -> str:
+    return payment_hash.hex()[:16]
