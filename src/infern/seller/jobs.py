@@ -4,6 +4,7 @@ One timer looks after all deadlines: of the model server, of whole answers, of s
 answers nobody reads, of answers that are kept. A timer per wait would cost more than the waits.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -115,9 +116,10 @@ class Work(Protocol):
 
 
 class Timekeeper:
-    """Loop time in milliseconds, as of the last tick."""
+    """The loop's time, and how often deadlines are compared with it."""
 
     def __init__(self, limits: SellerLimits) -> None:
+        self._time: Callable[[], float] = float
         shortest_ms = min(
             limits.first_byte_timeout_ms,
             limits.idle_timeout_ms,
@@ -125,13 +127,20 @@ class Timekeeper:
             limits.keepalive_ms,
             limits.linger_ms,
         )
-        self.now_ms = 0
-        self.tick_ms = max(1, shortest_ms // TICKS_PER_LIMIT)
+        self._tick_ms = max(1, shortest_ms // TICKS_PER_LIMIT)
+
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since some moment; 0 before the start."""
+        return int(self._time() * 1000)
+
+    def begin(self) -> None:
+        """Use the running loop's time from now on."""
+        self._time = asyncio.get_running_loop().time
 
     async def tick(self) -> None:
         """Wait for the next tick."""
-        await anyio.sleep(self.tick_ms / 1000)
-        self.now_ms = int(anyio.current_time() * 1000)
+        await anyio.sleep(self._tick_ms / 1000)
 
 
 class Jobs:
@@ -141,17 +150,26 @@ class Jobs:
         self._limits = limits
         self._group: TaskGroup | None = None
         self._watches: dict[Watch, None] = {}
+        self._idle = anyio.Event()
         self.timer = Timekeeper(limits)
         self.replays = Replays(limits, self.timer)
+
+    @property
+    def under_way(self) -> int:
+        """Answers that are being made or written."""
+        return len(self._watches)
 
     def begin(self, group: TaskGroup) -> None:
         """Run jobs in this group from now on."""
         self._group = group
-        self.timer.now_ms = int(anyio.current_time() * 1000)
+        self.timer.begin()
         group.start_soon(self._keep_time)
 
     async def _keep_time(self) -> None:
         while True:
+            if not self._watches and not len(self.replays):
+                self._idle = anyio.Event()
+                await self._idle.wait()
             await self.timer.tick()
             for watch in tuple(self._watches):
                 watch.look()
@@ -186,6 +204,7 @@ class Jobs:
             watch: Its deadlines.
             places: What it takes up here; closed when it has ended.
         """
+        self._idle.set()
         self._running().start_soon(self._run, recording, settlement, work, watch, places)
 
     async def _run(

@@ -22,9 +22,12 @@ REPLAYED_HEADER: Final = "f402-replayed"
 
 
 class Timer(Protocol):
-    """Loop time as of the last tick; see `infern.seller.jobs`."""
+    """What time it is; see `infern.seller.jobs`."""
 
-    now_ms: int
+    @property
+    def now_ms(self) -> int:
+        """Milliseconds since some moment."""
+        ...
 
 
 class Shelf(Protocol):

@@ -309,12 +309,13 @@ class Settlement:
 
         Raises:
             LedgerError: The ledger refused or is away; nothing is charged and the hold is released.
+                In hold mode also when it does not say: the payment can be given back.
         """
         receipt = self._receipt(usage, finish, response_root)
         try:
             return await self._capture(receipt)
         except LedgerError as error:
-            if error.money is not Money.UNKNOWN:
+            if error.money is not Money.UNKNOWN or self._lock is not None:
                 raise
             self._leave_to_endings(receipt, error)
             return None
@@ -382,7 +383,12 @@ class Settlement:
                     await self._clock.sleep_ms(CAPTURE_PAUSE_MS)
                     continue
             # It may still be booked: the command is on its way and cannot be called back.
-            raise LedgerError("the ledger did not answer in time", money=Money.UNKNOWN)
+            raise LedgerError(
+                "The seller's ledger did not answer in time; whether this was charged shows in your "
+                "receipts.",
+                money=Money.UNKNOWN,
+                retry=Retry.NEVER,
+            )
         raise InvariantViolation("the loop returns or raises")
 
     def _receipt(self, usage: BilledUsage, finish: Finish, response_root: bytes) -> Receipt:

@@ -103,13 +103,18 @@ class StreamAnswer:
             raise upstream_errors.broke_off(
                 self._meter.fault,
                 self._order.listing,
-                is_delivered=self._meter.counted().is_delivered,
+                is_delivered=self._has_content,
             )
         if self._meter.is_over_limit:
             raise StreamInterrupted("The model server wrote more than was ordered.")
         self.is_done = self._meter.is_done or not data
         if self.is_done and not self._meter.is_finished:
             raise StreamInterrupted("The model server broke off in mid-answer.")
+
+    @property
+    def _has_content(self) -> bool:
+        """True once something was handed over, or is about to be."""
+        return bool(self._pieces) or self._meter.counted().is_delivered
 
     def _is_passed_on(self, event: SseEvent) -> bool:
         """True for what goes out as it came; the usage chunk and the end are sent anew."""

@@ -166,6 +166,11 @@ class SellerWorld:
             named["payment-signature"] = named.pop("proof")
         return await self.request("POST", target, body, named, client=client)
 
+    async def quiet(self) -> None:
+        """Wait until no answer is made any more: they outlive their connections."""
+        while self.app.jobs.under_way:
+            await anyio.sleep(0.001)
+
     async def key(self, balance: int) -> str:
         """A prepaid key with this balance, credited by a top-up."""
         text = make_key(secrets.token_bytes(32))
