@@ -41,7 +41,7 @@ class Target:
     ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         """One connection from an address of loopback; a refused one is counted."""
         connection = socket.socket()
-        connection.setblocking(False)  # noqa: FBT003 - takes no name
+        connection.settimeout(0)
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.bind((address, 0))
@@ -114,12 +114,14 @@ async def _many(count: int, one: Callable[[str], Awaitable[None]], *, pause_s: f
             group.create_task(again(address))
 
 
-async def _sends(target: Target, address: str, *pieces: bytes) -> None:
+async def _sends(target: Target, address: str, *pieces: bytes, pace_s: float = 0.0) -> None:
+    """Send pieces at a pace: attackers share a core with those who pay, and must not use it up."""
     async with target.connected(address) as (reader, writer):
         with contextlib.suppress(OSError):
             for piece in pieces:
                 writer.write(piece)
                 await writer.drain()
+                await asyncio.sleep(pace_s)
         await target.answer(reader)
 
 
@@ -169,13 +171,14 @@ async def large_bodies(target: Target) -> None:
     pieces = itertools.cycle(
         [(_head(8_388_608), *[piece] * 128), (_head(None), *[chunked] * 128, b"0\r\n\r\n")]
     )
-    await _many(32, lambda address: _sends(target, address, *next(pieces)), pause_s=0.05)
+    await _many(32, lambda address: _sends(target, address, *next(pieces), pace_s=0.02))
 
 
 async def endless_bodies(target: Target) -> None:
     """Chunked bodies without an end, in small chunks."""
     chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
-    await _many(32, lambda a: _sends(target, a, _head(None), *[chunk * 16] * 1_000), pause_s=0.05)
+    pieces = [_head(None), *[chunk * 16] * 1_000]
+    await _many(32, lambda address: _sends(target, address, *pieces, pace_s=0.01))
 
 
 async def deep_json(target: Target) -> None:

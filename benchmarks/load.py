@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-ANSWER_TIMEOUT_S = 60
+ANSWER_TIMEOUT_S = 240
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ import aiohttp
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 120
+SLOW_START_TIMEOUT_S = 1_800
 STOP_TIMEOUT_S = 20
 PEERS = Path(os.environ.get("INFERN_BENCH_PEERS") or Path.home() / ".cache" / "infern-bench")
 """Where `make bench` keeps LiteLLM: it is large, and no part of this project."""
@@ -106,9 +107,15 @@ class Server:
         self._process = process
         self._log = log
 
-    async def ready(self, path: str, headers: Mapping[str, str] | None = None) -> None:
+    async def ready(
+        self,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout_s: int = START_TIMEOUT_S,
+    ) -> None:
         """Wait until it answers."""
-        until = time.monotonic() + START_TIMEOUT_S
+        until = time.monotonic() + timeout_s
         async with aiohttp.ClientSession() as http:
             while time.monotonic() < until and self._process.poll() is None:
                 try:
@@ -202,8 +209,9 @@ class Servers:
         limits: Mapping[str, int] = NO_LIMITS,
         more_models: str = "",
         command: Sequence[str] = ("-m", "infern.cli.main", "provider", "run", "--config"),
+        under: Sequence[str] = (),
     ) -> Server:
-        """Our agent, from any source tree."""
+        """Our agent, from any source tree, maybe under a program that watches it."""
         port, home = free_port(), self.directory(name)
         config = home / "provider.toml"
         lines = "\n".join(f"{name} = {value}" for name, value in limits.items())
@@ -212,9 +220,9 @@ class Servers:
         )
         config.write_text(text + more_models)
         env = {"INFERN_HOME": str(home), "PYTHONPATH": f"{source}:{ROOT}"}
-        full = [sys.executable, *command, str(config)]
+        full = [*under, sys.executable, *command, str(config)]
         server = self._start(name, full, port, cores=MEASURED, env=env)
-        await server.ready("/ready")
+        await server.ready("/ready", timeout_s=SLOW_START_TIMEOUT_S if under else START_TIMEOUT_S)
         return server
 
     async def nginx(self, upstream: Server) -> Server | None:

@@ -25,7 +25,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the developer's own data or configuration."""
     monkeypatch.setenv("INFERN_HOME", str(tmp_path / "infern-home"))
     for name in ("INFERN_BASE_URL", "INFERN_API_KEY", "INFERN_FIBER_RPC_URL", "INFERN_NETWORK",
-                 "INFERN_REFUND_TO"):  # fmt: skip
+                 "INFERN_REFUND_TO", "INFERN_MODE"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 

@@ -209,7 +209,8 @@ class Ledger(Protocol):
 
         Raises:
             ProtocolError: `request_in_progress` or `already_delivered`; nothing is booked.
-            PaymentError: `payment_not_received`; the lock was cancelled, nothing is booked.
+            PaymentError: `payment_not_received`; the lock was cancelled or comes too late (after
+                `Lock.claim_until_ms`), nothing is booked.
         """
         ...
 

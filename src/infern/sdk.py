@@ -25,13 +25,13 @@ from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.system import SystemClock
 from infern.client import openai as clients
 from infern.client.budget import Budget
-from infern.client.wallet import Patience, Pinned, Wallet
+from infern.client.wallet import Patience, PayMode, Pinned, Wallet
 from infern.core.errors import ConfigError, RemoteProtocolError
 from infern.core.fiber.rpc import GetNodeInfo
 from infern.core.ids import Pubkey, parse_pubkey
 from infern.core.units import Network
 
-__all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet"]
+__all__ = ["AsyncInfern", "Infern", "close_wallet", "open_wallet", "pay_mode"]
 
 RPC_URL_VARIABLE: Final = "INFERN_FIBER_RPC_URL"
 RPC_TOKEN_VARIABLE: Final = "INFERN_FIBER_RPC_TOKEN"  # noqa: S105 - a variable's name
@@ -39,6 +39,7 @@ NETWORK_VARIABLE: Final = "INFERN_NETWORK"
 BASE_URL_VARIABLE: Final = "INFERN_BASE_URL"
 API_KEY_VARIABLE: Final = "INFERN_API_KEY"
 REFUND_TO_VARIABLE: Final = "INFERN_REFUND_TO"
+MODE_VARIABLE: Final = "INFERN_MODE"
 OWN_NODE: Final = "node"
 
 
@@ -54,6 +55,8 @@ def open_wallet(
     refund_to: str | None = None,
 ) -> Wallet:
     """Open a wallet: a Fiber node, the journal and a budget.
+
+    It pays upfront unless `INFERN_MODE` says otherwise; see `Infern`.
 
     Args:
         fiber_rpc_url: The node's JSON-RPC; default `INFERN_FIBER_RPC_URL`, else no node.
@@ -89,6 +92,7 @@ def open_wallet(
         sync_node=sync_node,
         patience=patience or Patience(),
         pinned=pinned or {},
+        mode=pay_mode(os.environ.get(MODE_VARIABLE) or PayMode.UPFRONT),
     )
 
 
@@ -125,10 +129,25 @@ def _network(name: Network | str) -> Network:
         raise ConfigError(f"{name!r} is not a network; it is one of {known}") from None
 
 
-def _with_budget(wallet: Wallet | None, budget: Budget | None) -> Wallet:
+def pay_mode(name: PayMode | str) -> PayMode:
+    """How to pay, by its name.
+
+    Raises:
+        ConfigError: There is none of this name.
+    """
+    try:
+        return PayMode(name)
+    except ValueError:
+        known = ", ".join(mode.value for mode in PayMode)
+        raise ConfigError(f"{name!r} is no way to pay; it is one of {known}") from None
+
+
+def _adjusted(wallet: Wallet | None, budget: Budget | None, mode: PayMode | str | None) -> Wallet:
     if wallet is None:
-        return open_wallet(budget=budget)
-    return wallet if budget is None else replace(wallet, budget=budget)
+        wallet = open_wallet(budget=budget)
+    elif budget is not None:
+        wallet = replace(wallet, budget=budget)
+    return wallet if mode is None else replace(wallet, mode=pay_mode(mode))
 
 
 def _base_url(base_url: str | httpx2.URL | None) -> str | httpx2.URL:
@@ -146,6 +165,9 @@ class Infern(clients.Infern):
         api_key: A prepaid key of that seller; default `INFERN_API_KEY`, else pay per request.
         wallet: What to pay with; default `open_wallet()`.
         budget: Replaces the wallet's.
+        mode: Replaces the wallet's way to pay for requests: `upfront`; `hold`, where the seller
+            takes the payment when it has delivered and gives it back otherwise; or
+            `hold_or_upfront`.
         options: As `infern.client.openai.Infern`.
     """
 
@@ -156,12 +178,13 @@ class Infern(clients.Infern):
         api_key: str | None = None,
         wallet: Wallet | None = None,
         budget: Budget | None = None,
+        mode: PayMode | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             base_url=_base_url(base_url),
             api_key=api_key or os.environ.get(API_KEY_VARIABLE),
-            wallet=_with_budget(wallet, budget),
+            wallet=_adjusted(wallet, budget, mode),
             **options,
         )
         self._owns_wallet = wallet is None
@@ -183,12 +206,13 @@ class AsyncInfern(clients.AsyncInfern):
         api_key: str | None = None,
         wallet: Wallet | None = None,
         budget: Budget | None = None,
+        mode: PayMode | str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             base_url=_base_url(base_url),
             api_key=api_key or os.environ.get(API_KEY_VARIABLE),
-            wallet=_with_budget(wallet, budget),
+            wallet=_adjusted(wallet, budget, mode),
             **options,
         )
         self._owns_wallet = wallet is None

@@ -1,9 +1,10 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from starlette.routing import Route
@@ -13,16 +14,26 @@ from infern.core.errors import PaymentRequired
 from infern.core.f402.challenge import Mode
 from infern.core.f402.credential import proof_header
 from infern.core.f402.offer import decode_header_json, offer_details, settlement_header
-from infern.core.ids import TabId
+from infern.core.ids import PaymentHash, PayoutId, Pubkey, TabId
+from infern.core.ledger.books import Totals
+from infern.core.ledger.payout import (
+    Payout,
+    PayoutPurpose,
+    PayoutState,
+    fee_cap_of,
+    largest_payout,
+)
 from infern.core.ledger.tab import Tab, TabKind
 from infern.core.units import CKB
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import error_object
-from infern.seller.accounts import tab_json
+from infern.seller.accounts import refund_json, tab_json
 from infern.seller.app import SellerApp
 from infern.seller.config import SellerLimits
 from infern.seller.hold_offers import Reason
 from infern.seller.minting import LINKS
+from infern.seller.solvency import Solvency
+from infern.seller.withdrawals import payout_json
 from infern.testing.offers import honest_offer
 
 Json = dict[str, Any]
@@ -117,7 +128,68 @@ def test_the_balance_is_as_shown(examples: Examples) -> None:
     (shown,) = examples("GET /v1/f402/balance")
     deposited = int(shown["deposited"])
     tab = Tab(tab_id=TabId("t"), kind=TabKind.KEY, asset=CKB, deposited=deposited)
-    assert shown == {"key_id": shown["key_id"], **tab_json(tab)}
+    assert shown == {"key_id": shown["key_id"], **tab_json(tab, owed=0)}
+
+
+def test_the_refund_in_a_receipt_is_as_shown(examples: Examples) -> None:
+    plain, refunded = examples("GET /v1/f402/receipts/{request_id}")
+    shown = refunded["refund"]
+    assert plain["refund"] is None
+    assert shown == refund_json(_payout(shown, PayoutPurpose.REMAINDER))
+    assert int(shown["amount"]) == largest_payout(int(refunded["remainder"]))
+
+
+def test_withdrawals_are_as_shown(examples: Examples) -> None:
+    settled, returned = examples("POST /v1/f402/withdraw")
+    for shown in (settled, returned):
+        assert shown == {"id": shown["id"], **payout_json(_payout(shown))}
+        assert int(shown["fee_cap"]) == fee_cap_of(int(shown["amount"]))
+    (listed,) = examples("GET /v1/f402/withdrawals")
+    assert listed == {"data": [payout_json(_payout(settled))]}
+
+
+def _payout(shown: Json, purpose: PayoutPurpose = PayoutPurpose.WITHDRAW) -> Payout:
+    """A payout that ended as shown."""
+    payment_hash = shown["payment_hash"]
+    return Payout(
+        payout_id=PayoutId(shown.get("payout_id", "out_1")),
+        tab_id=TabId("t"),
+        purpose=purpose,
+        request_key=bytes(32),
+        asset=CKB,
+        amount=int(shown["amount"]),
+        fee_cap=fee_cap_of(int(shown["amount"])),
+        fee=int(shown["fee"]),
+        target=Pubkey(bytes.fromhex(shown["pubkey"]) if "pubkey" in shown else b"\x02" * 33),
+        payment_hash=PaymentHash(bytes.fromhex(payment_hash)) if payment_hash else None,
+        state=PayoutState(shown["state"]),
+        failure=shown["failure"] or "",
+        created_ms=shown.get("created_at", 1) * 1000,
+        ended_ms=shown.get("ended_at", 1) * 1000,
+    )
+
+
+async def test_solvency_is_as_shown(examples: Examples) -> None:
+    (shown,) = examples("GET /v1/f402/solvency")
+    (asset,) = shown["assets"]
+    balance, local = int(asset["balance"]), int(asset["node"]["local"])
+    totals = {name: 0 for name in (f.name for f in fields(Totals))}
+    totals |= {"deposited": local, "received": local, "balance": balance}
+    totals |= {"spent": local - balance, "captured": local - balance}
+    channel = SimpleNamespace(
+        is_ready=True,
+        udt_type_script=None,
+        local_balance=local,
+        offered_tlc_balance=0,
+        received_tlc_balance=0,
+    )
+    parts: Any = SimpleNamespace(
+        config=SimpleNamespace(limits=SellerLimits()),
+        clock=SimpleNamespace(now_ms=lambda: shown["as_of"] * 1000),
+        ledger=SimpleNamespace(totals=AsyncMock(return_value={CKB: Totals(**totals)})),
+        fiber=SimpleNamespace(call=AsyncMock(return_value=[channel])),
+    )
+    assert await Solvency(parts).report() == shown
 
 
 def test_amounts_of_the_examples_add_up(examples: Examples) -> None:

@@ -85,6 +85,9 @@ def test_the_quickstarts_do_what_they_say(document: Callable[[str], str], tmp_pa
     assert "The capital of France is Paris." in output
     assert "receipt verified" in output
     assert "credited 1 CKB" in output
+    assert "withdrawn  0.5 CKB" in output
+    assert "remainder: refund" in output
+    assert "books      add up" in output
     assert re.search(r"^prepaid +key_\w{26} +inf_sk_\w{43}$", output, re.MULTILINE)
     assert "through the proxy: The capital of Norway is Oslo." in output
     assert re.search(r"^receipt: verified\nredeemed: [1-9]\d* shannon$", output, re.MULTILINE)

@@ -9,7 +9,7 @@ import pytest
 from infern.core.errors import CODES
 from infern.core.f402 import client, server
 from infern.core.f402.receipt import BODY_BYTES, MAGIC, Finish, Receipt, SellerIdentity
-from infern.core.ledger import lock
+from infern.core.ledger import lock, payout
 from infern.seller.config import SellerLimits
 from infern.seller.hold_offers import Reason
 
@@ -84,6 +84,7 @@ def _rows(transitions: Mapping[StrEnum, Mapping[StrEnum, StrEnum]]) -> Table:
         ("The paying side", client.TRANSITIONS),
         ("Single use", server.TRANSITIONS),
         ("Hold mode", lock.TRANSITIONS),
+        ("Payouts", payout.TRANSITIONS),
     ],
 )
 def test_the_state_tables_are_the_code(

@@ -27,9 +27,6 @@ MAX_TEXT_BYTES = 4 * 1024 * 1024
 
 OLDER = "written before the rule"
 EXCUSED: dict[tuple[str, str], str] = {
-    ("one_word_for_each_thing", "benchmarks/run.py:jobs"): OLDER,
-    ("one_word_for_each_thing", "src/infern/adapters/sqlite_ledger/engine.py:job"): OLDER,
-    ("one_word_for_each_thing", "src/infern/adapters/sqlite_ledger/engine.py:jobs"): OLDER,
     ("one_word_for_each_thing", "tests/integration/client/test_infern_client.py:job"): OLDER,
     ("one_word_for_each_thing", "tests/integration/client/test_infern_client.py:jobs"): OLDER,
     ("stated_suppressions", "tests/integration/client/conftest.py"): OLDER,

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds on what a connection can send before there is a request.
+"""uvicorn's HTTP protocol with bounds on what a connection can send besides its requests.
 
 uvicorn with httptools keeps a request's head in memory however long it grows, never ends a
 connection that stays silent, and adds the trailer fields of a chunked body to the headers. So one
@@ -7,14 +7,21 @@ reads headers in front of us.
 """
 
 import asyncio
+import socket
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Request line and headers as they come in; the seller's own limits on them are lower."""
+SEND_BUFFER_BYTES: Final = 256 * 1024
+"""Of the kernel's for one connection. Left alone it grows to megabytes for a client that does not
+read: memory that no process is seen to use, and answers that are paid for and never arrive."""
 HEAD_TIMEOUT_S: Final = 20
 """From the opening of a connection, or the first byte of a further request, to its whole head."""
+MAX_IGNORED_BYTES: Final = 8 * 1024 * 1024
+"""Of a body that was refused and still comes: as much as any body may have. A client that sends
+before it reads learns why it was refused; one that never stops does not keep us reading."""
 _TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
     b"connection: close\r\ncontent-length: 0\r\n\r\n"
@@ -26,11 +33,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     _head_is_open = True
     _bytes_without_progress = 0
+    _ignored_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it so
-        """Start the time for the first request's head."""
+        """Bound what the kernel buffers, and start the time for the first request's head."""
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -54,6 +64,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_is_open = True
+        self._ignored_bytes = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -71,6 +82,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body came."""
         self._bytes_without_progress = 0
+        if not self._is_answering():
+            self._ignored_bytes += len(body)
+            if self._ignored_bytes > MAX_IGNORED_BYTES:
+                self.transport.abort()
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -17,7 +17,7 @@ KEEPALIVE_S: Final = 60
 MAX_CONNECTIONS: Final = 1_024
 READ_BUFFER_BYTES: Final = 64 * 1024
 """Of one answer; twice as much may wait for a consumer that reads slowly."""
-PIECE_BYTES: Final = 16 * 1024
+PIECE_BYTES: Final = 8 * 1024
 """Most that one read returns; between two full ones everybody else gets a turn."""
 
 

@@ -22,13 +22,16 @@ from typing import Final
 from infern.core.errors import ConfigError, LedgerError, LocalProtocolError
 from infern.core.f402.attempt import (
     DAY_MS,
+    FORGOTTEN_LOCK_MS,
     RETURNED,
     Attempt,
     AttemptKind,
     Spent,
     StoredKey,
 )
+from infern.core.f402.challenge import Mode
 from infern.core.f402.client import (
+    LOCKING,
     MONEY_AT_STAKE,
     TERMINAL,
     ClientEvent,
@@ -38,7 +41,7 @@ from infern.core.f402.client import (
 from infern.core.ids import PaymentHash, Preimage, Pubkey, RequestDigest
 from infern.core.units import Asset
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_MS: Final = 30_000
 MAX_ROWS: Final = 1_000
 MAX_KEYS: Final = 100
@@ -63,12 +66,14 @@ CREATE TABLE attempts (
     fee INTEGER,
     created_ms INTEGER NOT NULL,
     updated_ms INTEGER NOT NULL,
-    owner TEXT
+    owner TEXT,
+    mode TEXT NOT NULL DEFAULT 'upfront'
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX attempts_by_need ON attempts (digest, origin, state);
 CREATE INDEX attempts_by_time ON attempts (created_ms);
 CREATE INDEX attempts_by_session ON attempts (session);
 CREATE INDEX attempts_open ON attempts (state) WHERE owner IS NOT NULL;
+CREATE INDEX attempts_in_hold_mode ON attempts (state) WHERE mode = 'hold';
 CREATE TABLE keys (
     key_id TEXT NOT NULL,
     origin TEXT NOT NULL,
@@ -77,17 +82,27 @@ CREATE TABLE keys (
     PRIMARY KEY (origin, key_id)
 ) STRICT, WITHOUT ROWID;
 """
+_FROM_1: Final = """
+ALTER TABLE attempts ADD COLUMN mode TEXT NOT NULL DEFAULT 'upfront';
+CREATE INDEX attempts_in_hold_mode ON attempts (state) WHERE mode = 'hold'
+"""
 _COLUMNS: Final = (
     "payment_hash, kind, digest, origin, resource, pay_to, provider, amount, fee_cap, asset,"
-    " token, invoice, redeem_until_s, state, session, preimage, fee, created_ms, updated_ms"
+    " token, invoice, redeem_until_s, state, session, preimage, fee, created_ms, updated_ms,"
+    " mode"
 )
 _AT_STAKE: Final = ", ".join(f"'{state.value}'" for state in sorted(MONEY_AT_STAKE))
+_LOCKING: Final = ", ".join(
+    f"'{state.value}'" for state in sorted({ClientState.INTENDED, *LOCKING})
+)
+_UNHEARD_OF: Final = ", ".join(f"'{state.value}'" for state in sorted(LOCKING))
 _BACK: Final = ", ".join(f"'{state.value}'" for state in sorted(RETURNED))
 # The fee counts with its cap until it is known.
 _SUM: Final = f"SELECT coalesce(sum(amount + coalesce(fee, fee_cap)), 0) FROM attempts WHERE state NOT IN ({_BACK})"  # noqa: E501 - one statement
 _Row = tuple[
     bytes, str, bytes, str, str, bytes, str, int, int, str,
     str, str, int, str, str, bytes | None, int | None, int, int,
+    str,
 ]  # fmt: skip
 
 
@@ -136,11 +151,10 @@ class SqliteJournal:
             db.execute("PRAGMA synchronous = FULL")
             db.execute("BEGIN IMMEDIATE")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            _check_version(version or SCHEMA_VERSION, path)
+            _check_version(version, path)
+            for statement in {0: _SCHEMA, 1: _FROM_1}.get(version, "").split(";"):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             db.execute("COMMIT")
         except BaseException:
             db.close()
@@ -176,7 +190,8 @@ class SqliteJournal:
             self._give_up_dead_intents(db, now_ms)
             rows = db.execute(
                 f"SELECT owner, {_COLUMNS} FROM attempts WHERE digest = ? AND origin = ?"
-                f" AND kind = ? AND state IN ({_AT_STAKE}) AND redeem_until_s > ?"
+                f" AND kind = ? AND state IN ({_AT_STAKE}) AND (redeem_until_s > ?"
+                f" OR mode = 'hold' AND state IN ({_UNHEARD_OF}))"
                 " ORDER BY created_ms, payment_hash",
                 (digest, origin, kind.value, now_ms // 1000),
             )
@@ -263,8 +278,31 @@ class SqliteJournal:
                 self._insert(db, attempt)
             self._mine.add(attempt.payment_hash)
 
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """Payments in hold mode that were neither taken nor given back, oldest first."""
+        return self._read(
+            f"SELECT {_COLUMNS} FROM attempts WHERE mode = 'hold' AND state IN ({_UNHEARD_OF})"
+            " ORDER BY created_ms, payment_hash LIMIT ?",
+            (min(limit, MAX_ROWS),),
+        )
+
+    def conclude(self, before: Attempt, after: Attempt) -> bool:
+        """Replace a row that is still in `before.state` and that no live exchange is using."""
+        with self._transaction() as db:
+            row = db.execute(
+                "SELECT owner, state FROM attempts WHERE payment_hash = ?", (before.payment_hash,)
+            ).fetchone()
+            if (
+                row is None
+                or row[1] != before.state
+                or not self._is_free(row[0], before.payment_hash)
+            ):
+                return False
+            self._replace(db, before, after)
+            return True
+
     def _insert(self, db: sqlite3.Connection, attempt: Attempt) -> None:
-        marks = ", ".join("?" * 20)
+        marks = ", ".join("?" * 21)
         try:
             db.execute(
                 f"INSERT INTO attempts ({_COLUMNS}, owner) VALUES ({marks})",
@@ -280,24 +318,27 @@ class SqliteJournal:
     def record(self, before: Attempt, after: Attempt) -> None:
         """Replace a row that is still in `before.state`."""
         with self._transaction() as db:
-            changed = db.execute(
-                "UPDATE attempts SET state = ?, preimage = ?, fee = ?, updated_ms = ?"
-                " WHERE payment_hash = ? AND state = ?",
-                (
-                    after.state.value,
-                    after.preimage,
-                    after.fee,
-                    after.updated_ms,
-                    before.payment_hash,
-                    before.state.value,
-                ),
-            ).rowcount
+            changed = self._replace(db, before, after)
             if changed != 1:
                 raise LocalProtocolError(
                     f"the journal row is not {before.state.value} any more; somebody else moved it"
                 )
         if after.state in TERMINAL:
             self.release(after.payment_hash)
+
+    def _replace(self, db: sqlite3.Connection, before: Attempt, after: Attempt) -> int:
+        return db.execute(
+            "UPDATE attempts SET state = ?, preimage = ?, fee = ?, updated_ms = ?"
+            " WHERE payment_hash = ? AND state = ?",
+            (
+                after.state.value,
+                after.preimage,
+                after.fee,
+                after.updated_ms,
+                before.payment_hash,
+                before.state.value,
+            ),
+        ).rowcount
 
     def release(self, payment_hash: PaymentHash) -> None:
         """Give a row up, so that a later exchange may take it over. Never raises.
@@ -346,7 +387,12 @@ class SqliteJournal:
     def _sums(self, db: sqlite3.Connection, session: str, now_ms: int) -> Spent:
         in_session = db.execute(f"{_SUM} AND session = ?", (session,)).fetchone()[0]
         in_day = db.execute(f"{_SUM} AND created_ms > ?", (now_ms - DAY_MS,)).fetchone()[0]
-        return Spent(session=in_session, day=in_day)
+        locked, locks = db.execute(
+            "SELECT coalesce(sum(amount + fee_cap), 0), count(*) FROM attempts"
+            f" WHERE mode = 'hold' AND state IN ({_LOCKING}) AND created_ms > ?",
+            (now_ms - FORGOTTEN_LOCK_MS,),
+        ).fetchone()
+        return Spent(session=in_session, day=in_day, locked=locked, locks=locks)
 
     def save_key(self, key: StoredKey) -> None:
         """Keep a prepaid key."""
@@ -404,35 +450,20 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 def _check_version(version: int, path: Path) -> None:
-    if version != SCHEMA_VERSION:
+    if not 0 <= version <= SCHEMA_VERSION:
         raise ConfigError(
-            f"{path} has version {version}; this Infern reads version {SCHEMA_VERSION}."
+            f"{path} has version {version}; this Infern reads version {SCHEMA_VERSION} and older."
             " Upgrade Infern."
         )
 
 
 def _values(attempt: Attempt) -> _Row:
+    a = attempt
     return (
-        attempt.payment_hash,
-        attempt.kind.value,
-        attempt.digest,
-        attempt.origin,
-        attempt.resource,
-        attempt.pay_to,
-        attempt.provider,
-        attempt.amount,
-        attempt.fee_cap,
-        str(attempt.asset),
-        attempt.token,
-        attempt.invoice,
-        attempt.redeem_until_s,
-        attempt.state.value,
-        attempt.session,
-        attempt.preimage,
-        attempt.fee,
-        attempt.created_ms,
-        attempt.updated_ms,
-    )
+        a.payment_hash, a.kind.value, a.digest, a.origin, a.resource, a.pay_to, a.provider,
+        a.amount, a.fee_cap, str(a.asset), a.token, a.invoice, a.redeem_until_s, a.state.value,
+        a.session, a.preimage, a.fee, a.created_ms, a.updated_ms, a.mode.value,
+    )  # fmt: skip
 
 
 def _attempt(row: _Row) -> Attempt:
@@ -457,4 +488,5 @@ def _attempt(row: _Row) -> Attempt:
         fee=row[16],
         created_ms=row[17],
         updated_ms=row[18],
+        mode=Mode(row[19]),
     )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
+from infern.cli.held import HeldPayments, held_payments
 from infern.cli.output import emit_json, note, say
 from infern.client.account import Balance, Topup
 from infern.client.withdrawing import Withdrawal
@@ -64,12 +65,17 @@ async def _topup(consumer: Consumer, shannon: int) -> tuple[str, Topup, Balance]
 @click.command()
 @seller_options
 def balance(as_json: bool, **flags: Any) -> None:
-    """Show the books of your prepaid key at a seller.
+    """Show the books of your prepaid key at a seller, and what is locked in hold mode.
 
     Example: infern balance --base-url http://127.0.0.1:9402/v1
     """
     consumer = load_consumer(flags)
-    books, withdrawals = run(lambda: _balance(consumer))
+    books, withdrawals, held = run(lambda: _balance(consumer))
+    if books is None:
+        if as_json:
+            emit_json({"in_hold_mode": held.to_json()})
+        held.show()
+        return
     if as_json:
         emit_json(
             {
@@ -82,6 +88,7 @@ def balance(as_json: bool, **flags: Any) -> None:
                 "spent": str(books.spent),
                 "refunded": str(books.refunded),
                 "withdrawals": [row.payout_id for row in withdrawals],
+                "in_hold_mode": held.to_json(),
             }
         )
         return
@@ -93,15 +100,24 @@ def balance(as_json: bool, **flags: Any) -> None:
     say(f"taken out  {format_amount(books.refunded)}")
     for row in withdrawals:
         say(f"on its way {format_amount(row.amount)}, {row.state}, {row.payout_id}")
+    held.show()
 
 
-async def _balance(consumer: Consumer) -> tuple[Balance, list[Withdrawal]]:
-    """The books, and withdrawals that have not ended."""
+async def _balance(
+    consumer: Consumer,
+) -> tuple[Balance | None, list[Withdrawal], HeldPayments]:
+    """The books, withdrawals that have not ended, and what is locked in hold mode.
+
+    Who has no key but payments in hold mode has no books.
+    """
     async with consumer.client() as client:
+        held = await held_payments(client.wallet)
+        if held.rows and not client.f402.use_stored_key():
+            return None, [], held
         need_key(client)
         books = await client.f402.balance()
         rows = await client.f402.withdrawals() if books.owed else []
-        return books, [row for row in rows if row.is_open]
+        return books, [row for row in rows if row.is_open], held
 
 
 def need_key(client: AsyncInfern) -> None:
@@ -119,15 +135,16 @@ def need_key(client: AsyncInfern) -> None:
 @click.option("--after", default="", help="Continue after this request id.")
 @seller_options
 def receipts(limit: int, after: str, as_json: bool, **flags: Any) -> None:
-    """List the receipts of your prepaid key.
+    """List the receipts of your prepaid key, and payments in hold mode without an end.
 
     Example: infern receipts --limit 5
     """
     consumer = load_consumer(flags)
-    page = run(lambda: _receipts(consumer, limit, after))
+    page, held = run(lambda: _receipts(consumer, limit, after))
     if as_json:
-        emit_json(page)
+        emit_json({**page, "in_hold_mode": held.to_json()})
         return
+    held.show()
     rows = page["data"]
     for row in rows if isinstance(rows, list) else ():
         body = row["receipt"]
@@ -139,7 +156,12 @@ def receipts(limit: int, after: str, as_json: bool, **flags: Any) -> None:
         say(f"more: infern receipts --after {page['next']}")
 
 
-async def _receipts(consumer: Consumer, limit: int, after: str) -> dict[str, Any]:
+async def _receipts(
+    consumer: Consumer, limit: int, after: str
+) -> tuple[dict[str, Any], HeldPayments]:
     async with consumer.client() as client:
+        held = await held_payments(client.wallet)
+        if held.rows and not client.f402.use_stored_key():
+            return {"data": [], "next": None}, held
         need_key(client)
-        return dict(await client.f402.receipts(limit=limit, after=after))
+        return dict(await client.f402.receipts(limit=limit, after=after)), held

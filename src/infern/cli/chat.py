@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from infern.cli.consumer import Consumer, load_consumer, refund_option, run, seller_options
+from infern.cli.consumer import Consumer, load_consumer, paying_options, run, seller_options
 from infern.cli.output import emit_json, note
 from infern.client.receipts import ReceiptCheck
 from infern.core.errors import ConfigError
@@ -21,7 +21,7 @@ MAX_TURNS: Final = 40
 @click.option("--model", help="Which model; the seller's first one by default.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Longest answer.")
 @click.option("--system", help="A system prompt.")
-@refund_option
+@paying_options
 @seller_options
 def chat(
     prompt: str | None,

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -13,15 +13,23 @@ from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.adapters.home import infern_home
 from infern.cli.settings import Settings
 from infern.client.budget import Budget
-from infern.client.wallet import Wallet
+from infern.client.wallet import PayMode, Wallet
 from infern.core.errors import CODES, ConfigError, ProtocolError, TransportError
 from infern.core.units import Network
-from infern.sdk import AsyncInfern, close_wallet, open_wallet
+from infern.sdk import AsyncInfern, close_wallet, open_wallet, pay_mode
 
 KINDS: Final[dict[str, dict[str, type]]] = {
-    "consumer": {"base_url": str, "api_key": str, "network": str, "refund_to": str},
+    "consumer": {
+        "base_url": str,
+        "api_key": str,
+        "network": str,
+        "refund_to": str,
+        "mode": str,
+    },
     "fiber": {"rpc_url": str, "rpc_token": str},
-    "budget": {"per_request": int, "per_session": int, "per_day": int},
+    "budget": dict.fromkeys(
+        ("per_request", "per_session", "per_day", "per_lock", "locked", "locks"), int
+    ),
 }
 DEFAULT_RPC_URL: Final = "http://127.0.0.1:8227"
 T = TypeVar("T")
@@ -41,6 +49,7 @@ class Consumer:
         budget: What may be paid unasked.
         refund_to: Where sellers send what a paid request did not cost: a node's public key, `node`
             for the one above, or empty for nowhere.
+        mode: How requests are paid for.
     """
 
     settings: Settings
@@ -51,6 +60,7 @@ class Consumer:
     rpc_token: str | None
     budget: Budget
     refund_to: str = ""
+    mode: PayMode = PayMode.UPFRONT
 
     def seller(self) -> str:
         """The seller's API.
@@ -74,15 +84,16 @@ class Consumer:
         """The wallet with its journal, closed again with its nodes.
 
         Args:
-            pays: It pays for requests, so that it matters where remainders go.
+            pays: It pays for requests, so that it matters how, and where remainders go.
         """
-        wallet = open_wallet(
+        opened = open_wallet(
             fiber_rpc_url=self.rpc_url,
             fiber_rpc_token=self.rpc_token,
             network=self.network,
             budget=self.budget,
             refund_to=self.refund_to if pays else "",
         )
+        wallet = replace(opened, mode=self.mode)
         try:
             yield wallet
         finally:
@@ -139,6 +150,7 @@ def load_consumer(flags: dict[str, Any]) -> Consumer:
         rpc_token=fiber.get("rpc_token") or None,
         budget=budget,
         refund_to=str(consumer.get("refund_to", "")),
+        mode=pay_mode(str(consumer.get("mode", PayMode.UPFRONT.value))),
     )
 
 
@@ -152,13 +164,22 @@ def seller_options(command: Callable[..., None]) -> Callable[..., None]:
     return node_options(command)
 
 
-def refund_option(command: Callable[..., None]) -> Callable[..., None]:
-    """The flag of commands that pay for requests."""
-    return click.option(
-        "--refund-to",
-        metavar="KEY",
-        help="Have what a paid request did not cost sent to this Fiber node, or to yours: node.",
-    )(command)
+def paying_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags of commands that pay for requests."""
+    for option in (
+        click.option(
+            "--refund-to",
+            metavar="KEY",
+            help="Have what a paid request did not cost sent to this Fiber node, or yours: node.",
+        ),
+        click.option(
+            "--mode",
+            type=click.Choice([mode.value for mode in PayMode]),
+            help="Pay before the answer, or in hold mode: taken when the seller has delivered.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def node_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from infern.adapters.home import infern_home, provider_home
 from infern.adapters.keyfile import read_private
 from infern.cli import solvency
 from infern.cli.consumer import Consumer, load_consumer, run, seller_options
+from infern.cli.held import HeldPayments, held_payments
 from infern.cli.output import emit_json, say
 from infern.cli.provider import default_config, load_provider
 from infern.core.errors import InfernError
@@ -22,6 +23,7 @@ from infern.core.fiber.types import NodeInfo
 from infern.core.units import format_amount
 
 TIMEOUT_MS: Final = 5_000
+HOLD_MODE: Final = "hold mode"
 MAX_SKEW_S: Final = 30
 """Invoices live two minutes; a clock further off than this loses payments."""
 SECRET_FILES: Final = ("provider/agent.key", "provider/seller-secrets.json")
@@ -79,6 +81,8 @@ async def _examine(consumer: Consumer) -> list[Finding]:
         if info is not None:
             await _asked(findings, "peers", lambda: _peers(node))
             await _asked(findings, "channels", lambda: _channels(node))
+    if (infern_home() / "client").exists():
+        await _asked(findings, HOLD_MODE, lambda: _held(consumer))
     if consumer.base_url:
         await _asked(findings, "seller", lambda: _seller(consumer))
     if default_config().exists():
@@ -169,6 +173,24 @@ async def _channels(node: FiberRpcClient) -> list[Finding]:
                 else ""
             ),
         ),
+    ]
+
+
+async def _held(consumer: Consumer) -> list[Finding]:
+    """Payments in hold mode: how many, and each that should have ended."""
+    async with consumer.wallet() as wallet:
+        held = await held_payments(wallet)
+        late = held.late(wallet.clock.now_ms())
+    if not late:
+        return [Finding(check=HOLD_MODE, ok=True, detail=f"{len(held.rows)} payments under way")]
+    return [
+        Finding(
+            check=HOLD_MODE,
+            ok=False,
+            detail=text,
+            advice="ask the seller to give it back; Fiber does so by then, whatever happens",
+        )
+        for text in HeldPayments(rows=tuple(late), channels=held.channels).texts()
     ]
 
 

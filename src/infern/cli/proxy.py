@@ -7,8 +7,9 @@ import click
 
 from infern.adapters.home import infern_home
 from infern.adapters.keyfile import read_private, write_private
-from infern.cli.consumer import Consumer, load_consumer, refund_option, seller_options
+from infern.cli.consumer import Consumer, load_consumer, paying_options, seller_options
 from infern.cli.output import emit_json, say
+from infern.client.wallet import PayMode
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount, parse_ckb
 from infern.proxy.config import DEFAULT_PORT, TOKEN_PREFIX, Prepaid, ProxyConfig
@@ -24,7 +25,7 @@ TOKEN_FILE: Final = "proxy.token"  # noqa: S105 - a file's name
 @click.option("--allow-origin", multiple=True, help="A web page's origin that may spend.")
 @click.option("--allow-host", multiple=True, help="A further Host name to answer to.")
 @click.option("--prepaid", metavar="AMOUNT", help="Keep a prepaid key, topped up by AMOUNT.")
-@refund_option
+@paying_options
 @seller_options
 def proxy(
     port: int,
@@ -104,4 +105,9 @@ def _announce(consumer: Consumer, config: ProxyConfig, *, as_json: bool) -> None
         f"budget    {format_amount(budget.per_request)} a request, "
         f"{format_amount(budget.per_session)} a run, {format_amount(budget.per_day)} a day"
     )
+    if consumer.mode is not PayMode.UPFRONT:
+        say(
+            f"mode      {consumer.mode}: {format_amount(budget.per_lock)} a payment and "
+            f"{format_amount(budget.locked)} in {budget.locks} at once may be locked"
+        )
     say("stop with Ctrl-C")

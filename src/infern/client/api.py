@@ -10,6 +10,7 @@ from infern.client import account as steps
 from infern.client.account import Account, ApiKey, Balance, Redeemed, Topup
 from infern.client.drive import AsyncDriver, SyncDriver, leave
 from infern.client.effects import Fetch, Reply, Steps, WireBroken
+from infern.client.held import look_after
 from infern.client.journal import Attempt, AttemptKind, StoredKey
 from infern.client.messages import broken_by
 from infern.client.paying import Held
@@ -28,6 +29,7 @@ R = TypeVar("R")
 MAX_API_BYTES: Final = 1024 * 1024
 API_TIMEOUT: Final = httpx2.Timeout(30.0, connect=10.0)
 MAX_REDEEMED: Final = 100
+MAX_LOCKING: Final = 100
 ID_BYTES: Final = 24
 CREDIT_S: Final = 30 * 24 * 3600
 """How long after redeem-until a seller still turns a payment into credit."""
@@ -190,6 +192,7 @@ class F402Api(_Shared):
         Raises:
             InfernError: As the seller says; what was not moved stays as it was.
         """
+        self.held()
         rows = self._redeemable()
         if rows and not self.use_stored_key():
             self.create_key()
@@ -232,6 +235,16 @@ class F402Api(_Shared):
         """The key's withdrawals, newest first."""
         return self._run(withdrawals(self._account()), Held())
 
+    def held(self) -> list[Attempt]:
+        """Payments in hold mode, of all sellers, that were neither taken nor given back.
+
+        The node is asked about each first; without a node, or when it does not answer, this is
+        what the journal knows. `amount`, `created_ms` and `locked_until_ms` say what is locked.
+        """
+        if self._wallet.sync_node is not None:
+            self._run(look_after(self._wallet), Held())
+        return self._wallet.journal.locking(limit=MAX_LOCKING)
+
     def _run(self, flow: Steps[R], held: Held) -> R:
         driver = SyncDriver(flow, self._wallet, Fetch)
         try:
@@ -256,6 +269,13 @@ class F402Api(_Shared):
         except httpx2.TransportError as error:
             return broken_by(error)
         return _reply(response, bytes(read))
+
+
+async def still_held(wallet: Wallet) -> list[Attempt]:
+    """Payments in hold mode that were neither taken nor given back; the node is asked first."""
+    if wallet.node is not None:
+        await AsyncDriver(look_after(wallet), wallet, Fetch).begin()
+    return wallet.journal.locking(limit=MAX_LOCKING)
 
 
 class AsyncF402Api(_Shared):
@@ -285,6 +305,7 @@ class AsyncF402Api(_Shared):
 
     async def redeem(self) -> list[Redeemed]:
         """Move everything this journal still has at the seller to a prepaid key."""
+        await self.held()
         rows = self._redeemable()
         if rows and not self.use_stored_key():
             await self.create_key()
@@ -312,6 +333,10 @@ class AsyncF402Api(_Shared):
     async def withdrawals(self) -> list[Withdrawal]:
         """The key's withdrawals, newest first."""
         return await self._run(withdrawals(self._account()), Held())
+
+    async def held(self) -> list[Attempt]:
+        """Payments in hold mode, of all sellers, that were neither taken nor given back."""
+        return await still_held(self._wallet)
 
     async def _run(self, flow: Steps[R], held: Held) -> R:
         driver = AsyncDriver(flow, self._wallet, Fetch)

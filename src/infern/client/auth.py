@@ -14,6 +14,7 @@ Source: the flow of `httpx2.Auth`, as in its own DigestAuth.
 """
 
 from collections.abc import AsyncGenerator, Generator
+from dataclasses import replace
 
 import httpx2
 
@@ -32,7 +33,7 @@ from infern.client.messages import (
     replace_by_error,
 )
 from infern.client.receipts import ReceiptLog
-from infern.client.wallet import Wallet
+from infern.client.wallet import PayMode, Wallet
 from infern.core.errors import InfernError
 
 
@@ -46,12 +47,19 @@ class F402Auth(httpx2.Auth):
         wallet: What to pay with. Its node must fit the client: `node` for `httpx2.AsyncClient`,
             `sync_node` for `httpx2.Client`.
         receipts: Where checks of receipts are kept; one that raises when strict.
+        mode: How requests are paid for; the wallet's by default.
     """
 
     requires_request_body = True
 
-    def __init__(self, wallet: Wallet, *, receipts: ReceiptLog | None = None) -> None:
-        self.wallet = wallet
+    def __init__(
+        self,
+        wallet: Wallet,
+        *,
+        receipts: ReceiptLog | None = None,
+        mode: PayMode | str | None = None,
+    ) -> None:
+        self.wallet = wallet if mode is None else replace(wallet, mode=PayMode(mode))
         self.receipts = receipts or ReceiptLog()
 
     def sync_auth_flow(

@@ -13,9 +13,12 @@ from typing import Final, Generic, TypeVar, assert_never
 from infern.client.effects import (
     Adopt,
     Ask,
+    Conclude,
     Effect,
     Fetch,
     Intend,
+    JournalEffect,
+    Locking,
     OwnNode,
     Record,
     Reply,
@@ -37,12 +40,14 @@ logger = logging.getLogger(__name__)
 R = TypeVar("R")
 W = TypeVar("W", bound=Ask | Fetch)
 NODE_TIMEOUT_MS: Final = 10_000
+MAX_LOCKING: Final = 100
+"""Payments in hold mode that are looked after at once; more than a budget admits."""
 _NO_NODE: Final = "no Fiber node is configured to pay with; nothing was paid"
 
-JournalEffect = Adopt | Intend | Record
+Written = Attempt | tuple[Attempt, ...] | None
 
 
-def _write(effect: JournalEffect, wallet: Wallet) -> Attempt | None:
+def _write(effect: JournalEffect, wallet: Wallet) -> Written:
     """Perform an effect on the journal; blocks for a disk write or two."""
     match effect:
         case Adopt():
@@ -54,10 +59,16 @@ def _write(effect: JournalEffect, wallet: Wallet) -> Attempt | None:
             )
         case Intend():
             attempt = effect.attempt
-            wallet.journal.intend(attempt, wallet.budget.admit(attempt.amount, attempt.kind))
+            rule = wallet.budget.admit(attempt.amount, attempt.kind, attempt.mode)
+            wallet.journal.intend(attempt, rule)
             return None
         case Record():
             wallet.journal.record(effect.before, effect.after)
+            return None
+        case Locking():
+            return tuple(wallet.journal.locking(limit=MAX_LOCKING))
+        case Conclude():
+            wallet.journal.conclude(effect.before, effect.after)
             return None
         case _:
             assert_never(effect)
@@ -123,7 +134,7 @@ class SyncDriver(Generic[W, R]):
 
     def _perform(self, effect: Effect) -> object:
         match effect:
-            case Adopt() | Intend() | Record():
+            case Adopt() | Intend() | Record() | Locking() | Conclude():
                 return _write(effect, self._wallet)
             case MakeCall(call=call, timeout_ms=timeout_ms):
                 return self._node().call(call, timeout_ms=timeout_ms)
@@ -186,7 +197,7 @@ class AsyncDriver(Generic[W, R]):
 
     async def _perform(self, effect: Effect) -> object:
         match effect:
-            case Adopt() | Intend() | Record():
+            case Adopt() | Intend() | Record() | Locking() | Conclude():
                 return await _Writing(effect, self._wallet).run()
             case MakeCall(call=call, timeout_ms=timeout_ms):
                 return await self._node().call(call, timeout_ms=timeout_ms)
@@ -224,7 +235,7 @@ class _Writing:
         self._abandoned = False
         self._written: Attempt | None = None
 
-    async def run(self) -> Attempt | None:
+    async def run(self) -> Written:
         try:
             return await self._wallet.offload(self._work)
         except BaseException:
@@ -234,9 +245,11 @@ class _Writing:
             self._give_back(written)
             raise
 
-    def _work(self) -> Attempt | None:
+    def _work(self) -> Written:
         result = _write(self._effect, self._wallet)
-        taken = self._effect.attempt if isinstance(self._effect, Intend) else result
+        taken = self._effect.attempt if isinstance(self._effect, Intend) else None
+        if isinstance(self._effect, Adopt) and isinstance(result, Attempt):
+            taken = result
         with self._lock:
             if not self._abandoned:
                 self._written = taken

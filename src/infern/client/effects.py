@@ -59,11 +59,13 @@ class Ask:
         proof: The `PAYMENT-SIGNATURE` value, or None for the unpaid request.
         max_amount: The `F402-Max-Amount` of the unpaid request.
         refund_to: The `F402-Refund-To` of the unpaid request.
+        is_hold: The unpaid request says `F402-Mode: hold`.
     """
 
     proof: str | None = None
     max_amount: int | None = None
     refund_to: Pubkey | None = None
+    is_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,19 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Locking:
+    """Look for payments in hold mode that nobody has heard the end of; a tuple of `Attempt`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclude:
+    """Write a change of state unless a live exchange uses the row; the answer is None."""
+
+    before: Attempt
+    after: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sleep:
     """Wait; the answer is None."""
 
@@ -119,7 +134,8 @@ class OwnNode:
     """Ask the wallet's node who it is; the answer is its `Pubkey`. Throws `InfernError`."""
 
 
-Effect = Ask | Fetch | Adopt | Intend | Record | MakeCall | WaitChange | Sleep | OwnNode
+JournalEffect = Adopt | Intend | Record | Locking | Conclude
+Effect = Ask | Fetch | JournalEffect | MakeCall | WaitChange | Sleep | OwnNode
 """`MakeCall` is answered with the payment's record or throws `InfernError`."""
 
 Steps = Generator[Effect, object, T]
@@ -147,6 +163,14 @@ def adopt(effect: Adopt) -> Steps[Attempt | None]:
     if attempt is not None and not isinstance(attempt, Attempt):
         raise InvariantViolation("a driver answers Adopt with an Attempt or None")
     return attempt
+
+
+def locking() -> Steps[tuple[Attempt, ...]]:
+    """Perform an `Locking`."""
+    rows = yield Locking()
+    if not isinstance(rows, tuple):
+        raise InvariantViolation("a driver answers Locking with rows")
+    return rows
 
 
 def own_node() -> Steps[Pubkey]:

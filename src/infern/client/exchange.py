@@ -4,28 +4,41 @@ ask → 402 → read and check the offer → budget → journal → pay → repe
 proof. From the moment the journal holds a payment, nothing here can lead to another one for the
 same request: 425, 409, 5xx and broken connections repeat the same proof, a 402 ends the exchange,
 and what was paid stays on record until it is answered or redeemed.
+
+In hold mode the proof goes out as soon as the payment is under way. What was refused is waited for
+to come back, briefly; only our own node's word that it did lets the request be paid anew.
 """
 
-from collections.abc import Mapping
+import logging
 from dataclasses import dataclass, field
 from typing import Final
 
+from infern.client.answers import (
+    error_of,
+    is_elsewhere,
+    is_no_refusal,
+    judge,
+    pause_before_next,
+)
+from infern.client.budget import HOLD_WINDOWS
 from infern.client.delivery import Delivery, Expected
 from infern.client.effects import Adopt, Ask, Reply, Sleep, Steps, WireBroken, adopt, ask
+from infern.client.held import await_return, glance, lock_text, look_after, not_back
 from infern.client.journal import Attempt, AttemptKind
 from infern.client.paying import Held, begin_payment, resume_payment, step
 from infern.client.receipts import ReceiptLog
-from infern.client.wallet import Patience, Wallet
+from infern.client.wallet import Wallet
 from infern.core.errors import (
+    BudgetExceeded,
     InvariantViolation,
     Money,
     NoRoute,
     PaymentError,
     PaymentFailed,
     PaymentOutcomeUnknown,
-    RemoteProtocolError,
     Retry,
 )
+from infern.core.f402.challenge import Mode
 from infern.core.f402.checks import Expectation, check_offer, own_ceilings
 from infern.core.f402.client import ClientEvent, ClientState, advance
 from infern.core.f402.credential import proof_header
@@ -33,24 +46,16 @@ from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import Offer, parse_offer
 from infern.core.ids import Pubkey, RequestDigest
 from infern.core.units import CKB
-from infern.core.wire import strict_json
+
+logger = logging.getLogger(__name__)
 
 MAX_ADOPTIONS: Final = 4
 """Old payments for one request that are looked at before giving up; each is finished first."""
-PROOF_REFUSALS: Final = frozenset(
-    {
-        "invalid_challenge",
-        "wrong_realm",
-        "challenge_expired",
-        "request_mismatch",
-        "invalid_preimage",
-        "amount_mismatch",
-        "asset_mismatch",
-        "pay_to_mismatch",
-        "payment_not_received",
-    }
+HOLD_UNAVAILABLE: Final = "hold_unavailable"
+_OPEN_ENDED: Final = frozenset(
+    {ClientState.PAYING, ClientState.HELD, ClientState.CLAIMING, ClientState.RETURNING}
 )
-"""Codes with which a seller may refuse a proof by a 402."""
+"""States of an old payment of which the node may know more than the journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ class Order:
         body: The bytes that are sent.
         is_keyed: It carries a prepaid key, which then gets what is left.
         refund_to: The node it names itself for a remainder.
+        mode: The mode it asks for itself; None for the wallet's.
     """
 
     origin: str
@@ -76,6 +82,7 @@ class Order:
     body: bytes = field(repr=False)
     is_keyed: bool = False
     refund_to: Pubkey | None = None
+    mode: Mode | None = None
 
     @classmethod
     def of(
@@ -88,6 +95,7 @@ class Order:
         can_pay: bool,
         is_keyed: bool = False,
         refund_to: Pubkey | None = None,
+        mode: Mode | None = None,
     ) -> "Order":
         """The order for a request's bytes; `target` is the origin form with query."""
         return cls(
@@ -99,6 +107,7 @@ class Order:
             body=body,
             is_keyed=is_keyed,
             refund_to=refund_to,
+            mode=mode,
         )
 
 
@@ -135,17 +144,39 @@ class Exchange:
         """
         attempt = yield from self.resume()
         if attempt is None:
-            reply = yield from ask(self.unpaid())
-            intended = self.consider(reply)
-            if intended is None:
-                return Outcome(reply=reply, attempt=None)
-            attempt = yield from self.pay(intended)
+            bought = yield from self._buy()
+            if isinstance(bought, Outcome):
+                return bought
+            attempt = bought
         return (yield from self.prove(attempt))
 
-    def unpaid(self) -> Ask:
+    def _buy(self) -> Steps[Attempt | Outcome]:
+        """Ask for an offer and pay it; what was answered without a payment is the outcome."""
+        modes = self._wallet.mode.modes if self.order.mode is None else (self.order.mode,)
+        for mode in modes:
+            try:
+                reply = yield from ask(self.unpaid(mode))
+                intended = self.consider(reply, modes[modes.index(mode) :])
+                if intended is None:
+                    return Outcome(reply=reply, attempt=None)
+                if intended.mode is Mode.HOLD:
+                    yield from look_after(self._wallet)
+                return (yield from self.pay(intended))
+            except PaymentError as error:
+                if mode is modes[-1] or not _is_for_want_of_hold_mode(error):
+                    raise
+                logger.info("paying upfront: %s", error.message)
+        raise InvariantViolation("a request is asked for in one mode at least")
+
+    def unpaid(self, mode: Mode = Mode.UPFRONT) -> Ask:
         """The request without a proof."""
-        cap = self._wallet.budget.per_request if self.order.can_pay else None
-        return Ask(max_amount=cap, refund_to=self._refund_to if self.order.can_pay else None)
+        if not self.order.can_pay:
+            return Ask()
+        budget = self._wallet.budget
+        cap, is_hold = budget.per_request, mode is Mode.HOLD
+        if is_hold and not self.order.is_keyed and len(self._wallet.mode.modes) == 1:
+            cap = min(cap, budget.per_lock)
+        return Ask(max_amount=cap, refund_to=self._refund_to, is_hold=is_hold)
 
     def pay(self, intended: Attempt) -> Steps[Attempt]:
         """Pay what was considered; raises as `begin_payment`."""
@@ -186,31 +217,57 @@ class Exchange:
         for _ in range(MAX_ADOPTIONS):
             attempt = yield from adopt(wanted)
             self.held.attempt = attempt
-            if attempt is None or attempt.state is not ClientState.PAYING:
+            if attempt is None or attempt.state not in _OPEN_ENDED:
                 return attempt
-            if not self.order.can_pay:
-                raise PaymentOutcomeUnknown(
-                    "an earlier payment for this request is unaccounted for, and there is no"
-                    " Fiber node to ask. Start the node it was paid from and repeat."
-                )
+            attempt = yield from self._ask_node(attempt)
+            if attempt is not None:
+                return attempt
+            # It failed for good: the row is closed and the request is as good as new.
+            self.held.attempt = None
+        raise PaymentOutcomeUnknown("too many unfinished payments for this request; try later")
+
+    def _ask_node(self, attempt: Attempt) -> Steps[Attempt | None]:
+        """What became of an old payment: a row whose proof may go out, or None when it failed.
+
+        Raises:
+            PaymentOutcomeUnknown: Nobody knows yet.
+        """
+        if not self.order.can_pay:
+            if attempt.state in {ClientState.HELD, ClientState.CLAIMING}:
+                return attempt
+            raise PaymentOutcomeUnknown(
+                "an earlier payment for this request is unaccounted for, and there is no"
+                " Fiber node to ask. Start the node it was paid from and repeat."
+            )
+        if attempt.state is ClientState.PAYING:
             try:
                 return (yield from resume_payment(self.held, attempt, self._wallet))
             except (PaymentFailed, NoRoute):
-                # It failed for good: the row is closed and the request is as good as new.
-                self.held.attempt = None
-        raise PaymentOutcomeUnknown("too many unfinished payments for this request; try later")
+                return None
+        waits = attempt.state is ClientState.RETURNING
+        news = await_return if waits else glance
+        attempt = yield from news(self.held, attempt, self._wallet)
+        if attempt.state is ClientState.RETURNING:
+            raise not_back(attempt, "An earlier run of this request failed.")
+        return None if attempt.state is ClientState.PAYMENT_FAILED else attempt
 
-    def consider(self, reply: Reply) -> Attempt | None:
+    def consider(self, reply: Reply, modes: tuple[Mode, ...] = (Mode.UPFRONT,)) -> Attempt | None:
         """Read and check the offer of a 402; None when there is nothing to pay here.
 
+        Args:
+            reply: To the unpaid request.
+            modes: The mode that was asked for, and those that will do as well.
+
         Raises:
-            PaymentError: `offer_refused`; nothing was paid.
+            PaymentError: `offer_refused`, or `hold_unavailable`; nothing was paid.
             RemoteProtocolError: The offer cannot be read; nothing was paid.
         """
         if reply.status != 402:
             return None
         if reply.redirected:
             raise _refused("redirect", "the offer came from another address than was asked")
+        if modes[0] is Mode.HOLD and self.order.can_pay:
+            _check_hold_mode(reply)
         offer = parse_offer(reply.body, self.order.url)
         if offer is None or not self.order.can_pay:
             return None
@@ -227,6 +284,7 @@ class Exchange:
             price=known.price,
             ceilings=own_ceilings(self.order.target, self.order.body),
             refund_to=self._refund_to,
+            modes=frozenset(modes),
         )
         check_offer(offer, expected, self._wallet.verifier)
         return self._intent(offer, now_ms)
@@ -251,6 +309,7 @@ class Exchange:
             session=self._wallet.session,
             created_ms=now_ms,
             updated_ms=now_ms,
+            mode=claims.mode,
         )
 
     def prove(self, attempt: Attempt) -> Steps[Outcome]:
@@ -263,18 +322,20 @@ class Exchange:
         clock, patience = self._wallet.clock, self._wallet.patience
         proof = proof_header(attempt.offer(), preimage=attempt.preimage)
         give_up_ms = clock.now_ms() + patience.prove_ms
-        if attempt.state is ClientState.PROVING:
+        if attempt.state in {ClientState.PROVING, ClientState.CLAIMING}:
             # Its process died, or its driver did, while the proof was out.
             attempt = yield from step(self.held, attempt, ClientEvent.SELLER_FAILED, clock)
         for turn in range(patience.proofs):
             attempt = yield from step(self.held, attempt, ClientEvent.PROOF_SENT, clock)
             answer = yield from _ask_with(proof)
-            event = judge(answer)
+            event = judge(answer, is_held=attempt.state is ClientState.CLAIMING)
             if event is ClientEvent.ANSWERED and isinstance(answer, Reply):
                 # Written as delivered only when its last byte has arrived; see `delivery`.
                 return Outcome(reply=answer, attempt=attempt)
             attempt = yield from step(self.held, attempt, event, clock)
-            pause_ms = _pause_ms(answer, event, turn, patience)
+            if attempt.state is ClientState.RETURNING:
+                return (yield from self._take_back(answer, attempt))
+            pause_ms = pause_before_next(answer, event, turn, patience)
             if (
                 pause_ms is None
                 or turn + 1 == patience.proofs
@@ -282,7 +343,35 @@ class Exchange:
             ):
                 return _unanswered(answer, attempt)
             yield Sleep(duration_ms=pause_ms)
+            if attempt.state is ClientState.HELD and self.order.can_pay:
+                attempt = yield from glance(self.held, attempt, self._wallet)
+            if attempt.state is ClientState.PAYMENT_FAILED:
+                raise PaymentFailed(
+                    "The payment in hold mode did not arrive, or the seller gave it back: nothing"
+                    " was paid. Send the request again to get a new offer.",
+                    retry=Retry.NEW_CHALLENGE,
+                )
         raise InvariantViolation("an exchange has at least one turn")
+
+    def _take_back(self, answer: Reply | WireBroken, attempt: Attempt) -> Steps[Outcome]:
+        """The end of an exchange in hold mode that the seller refused.
+
+        Raises:
+            PaymentOutcomeUnknown: The payment has not come back yet.
+            PaymentError: The seller took it all the same.
+        """
+        if self.order.can_pay:
+            attempt = yield from await_return(self.held, attempt, self._wallet)
+        said = error_of(answer).get("message") if isinstance(answer, Reply) else None
+        if attempt.state is ClientState.RETURNING:
+            raise not_back(attempt, f"The seller did not answer the request: {str(said)[:500]}")
+        if attempt.state is ClientState.UNREDEEMED:
+            raise _kept(
+                "refused this proof and took the payment in hold mode all the same", attempt
+            )
+        if isinstance(answer, Reply) and is_no_refusal(answer):
+            raise _refused("paid already", "the seller was sent a payment and asks for another one")
+        return _unanswered(answer, attempt)
 
 
 def _refused(check: str, complaint: str) -> PaymentError:
@@ -300,63 +389,47 @@ def _ask_with(proof: str) -> Steps[Reply | WireBroken]:
         return broken
 
 
-def judge(answer: Reply | WireBroken) -> ClientEvent:
-    """What an answer to a proof means for the payment."""
-    if isinstance(answer, WireBroken):
-        return ClientEvent.SELLER_FAILED
-    if answer.redirected:
-        return ClientEvent.PROOF_REFUSED
-    if answer.is_success:
-        return ClientEvent.ANSWERED
-    code = str(_error_of(answer).get("code"))
-    if answer.status == 409 and code == "already_delivered":
-        return ClientEvent.ALREADY_DELIVERED
-    if answer.status in {425, 429} or (answer.status == 409 and code == "request_in_progress"):
-        return ClientEvent.PROOF_PENDING
-    if answer.status >= 500 or answer.status == 408:
-        return ClientEvent.SELLER_FAILED
-    return ClientEvent.PROOF_REFUSED
-
-
-def _pause_ms(
-    answer: Reply | WireBroken, event: ClientEvent, turn: int, patience: Patience
-) -> int | None:
-    """How long to wait before the same proof goes out again; None to stop."""
-    if event not in {ClientEvent.PROOF_PENDING, ClientEvent.SELLER_FAILED}:
-        return None
-    own_ms = min(patience.pause_ms << turn, patience.retry_after_ms)
-    if isinstance(answer, WireBroken):
-        return None if answer.timed_out else own_ms
-    if _error_of(answer).get("retry") == Retry.NEVER.value:
-        return None
-    wish = answer.headers.get("retry-after", "")
-    if not (wish.isascii() and wish.isdigit() and len(wish) <= 6):
-        return own_ms
-    wish_ms = int(wish) * 1000
-    return max(own_ms, wish_ms) if wish_ms <= patience.retry_after_ms else None
-
-
-def _error_of(reply: Reply) -> Mapping[str, object]:
-    try:
-        error = strict_json.loads_object(reply.body).get("error")
-    except RemoteProtocolError:
-        return {}
-    return error if isinstance(error, dict) else {}
-
-
 def _unanswered(answer: Reply | WireBroken, attempt: Attempt) -> Outcome:
     """The end of an exchange whose payment is not answered.
 
     A seller that was paid and asks for money again, or points elsewhere, is not shown as it
     stands: a caller above us that pays 402s must not see one.
     """
+    if attempt.state is ClientState.HELD:
+        logger.warning("a payment in hold mode is not answered: %s", lock_text(attempt))
     if isinstance(answer, WireBroken):
         raise answer
-    if answer.redirected or 300 <= answer.status < 400:
+    if is_elsewhere(answer):
         raise _kept("points to another address; a proof is never sent there", attempt)
-    if answer.status == 402 and _error_of(answer).get("code") not in PROOF_REFUSALS:
+    if is_no_refusal(answer):
         raise _kept("was paid for this request and asks for money again", attempt)
     return Outcome(reply=answer, attempt=attempt)
+
+
+def _check_hold_mode(reply: Reply) -> None:
+    """Refuse a 402 that says that hold mode is not to be had.
+
+    Raises:
+        PaymentError: `hold_unavailable`; nothing was paid.
+    """
+    error = error_of(reply)
+    if error.get("code") != HOLD_UNAVAILABLE:
+        return
+    f402 = error.get("f402")
+    reason = f402.get("reason") if isinstance(f402, dict) else None
+    raise PaymentError(
+        f"The seller says: {str(error.get('message'))[:500]} Use mode='upfront' for this request,"
+        " or mode='hold_or_upfront' to pay upfront whenever hold mode is not to be had.",
+        code=HOLD_UNAVAILABLE,
+        details={"reason": str(reason)[:64]},
+    )
+
+
+def _is_for_want_of_hold_mode(error: PaymentError) -> bool:
+    """True when nothing was paid, and payment upfront may still be possible."""
+    if isinstance(error, BudgetExceeded):
+        return error.details.get("window") in HOLD_WINDOWS
+    return error.code == HOLD_UNAVAILABLE
 
 
 def _kept(complaint: str, attempt: Attempt) -> PaymentError:

@@ -28,7 +28,8 @@ class Journal(Protocol):
         """Take over a payment at stake for this need that no live exchange is using.
 
         The row belongs to the caller until `release`. Rows past their redeem-until are not
-        given out: a proof is worth nothing any more, only `redeem` can still ask.
+        given out: a proof is worth nothing any more, only `redeem` can still ask. In hold mode
+        they are until the payment is taken or back.
         """
         ...
 
@@ -53,6 +54,20 @@ class Journal(Protocol):
 
         Raises:
             LocalProtocolError: The row is in another state; nothing was written.
+        """
+        ...
+
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """Payments in hold mode that were neither taken nor given back, oldest first.
+
+        As far as anybody has heard; those of live exchanges too.
+        """
+        ...
+
+    def conclude(self, before: Attempt, after: Attempt) -> bool:
+        """Replace a row that is still in `before.state` and that no live exchange is using.
+
+        False, and nothing written, when it is not so: then somebody knows better.
         """
         ...
 

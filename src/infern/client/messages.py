@@ -14,10 +14,11 @@ from infern.client.effects import Ask, Reply, WireBroken
 from infern.client.exchange import Order
 from infern.client.wallet import MAX_ERROR_BYTES
 from infern.core.errors import InfernError, RemoteProtocolError
+from infern.core.f402.challenge import Mode
 from infern.core.f402.checks import origin_of
 from infern.core.f402.credential import KEY_PREFIX, MPP_HEADER, PROOF_HEADER
 from infern.core.f402.mpp import PAYMENT_SCHEME
-from infern.core.f402.offer import PAYMENT_REQUIRED_HEADER
+from infern.core.f402.offer import MODE_HEADER, PAYMENT_REQUIRED_HEADER
 from infern.core.f402.refund import REFUND_HEADER
 from infern.core.ids import Pubkey, parse_pubkey
 from infern.core.wire.render import render_error
@@ -79,6 +80,7 @@ def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
         can_pay=can_pay,
         is_keyed=has_key(request),
         refund_to=_refund_asked(request),
+        mode=_mode_asked(request),
     )
 
 
@@ -86,6 +88,15 @@ def _refund_asked(request: httpx2.Request) -> Pubkey | None:
     """The node the caller itself names for a remainder; the seller refuses what is none."""
     try:
         return parse_pubkey(request.headers.get(REFUND_HEADER, ""))
+    except RemoteProtocolError:
+        return None
+
+
+def _mode_asked(request: httpx2.Request) -> Mode | None:
+    """The mode the caller itself asks for; the seller refuses what is none."""
+    try:
+        header = request.headers.get(MODE_HEADER)
+        return None if header is None else Mode.asked(header)
     except RemoteProtocolError:
         return None
 
@@ -101,6 +112,8 @@ def dress(request: httpx2.Request, todo: Ask) -> None:
         request.headers[MAX_AMOUNT_HEADER] = str(todo.max_amount)
     if todo.refund_to is not None and REFUND_HEADER not in request.headers:
         request.headers[REFUND_HEADER] = todo.refund_to.hex()
+    if todo.is_hold:
+        request.headers[MODE_HEADER] = Mode.HOLD.value
 
 
 def copy_for(request: httpx2.Request, body: bytes, todo: Ask) -> httpx2.Request:

@@ -13,6 +13,7 @@ from infern.core.errors import (
     PaymentFailed,
     PaymentOutcomeUnknown,
 )
+from infern.core.f402.challenge import Mode
 from infern.core.f402.client import ClientEvent, ClientState, advance
 from infern.core.fiber.pay import (
     Answered,
@@ -24,7 +25,7 @@ from infern.core.fiber.pay import (
     WaitChange,
     Woken,
 )
-from infern.core.fiber.types import PaymentRecord
+from infern.core.fiber.types import PaymentRecord, PaymentStatus
 from infern.core.ids import Preimage
 
 
@@ -77,6 +78,8 @@ def step(
 def begin_payment(held: Held, intended: Attempt, wallet: Wallet) -> Steps[Attempt]:
     """Write the intent within the budget, pay, and return the row in `PAID`.
 
+    In hold mode the row is in `HELD` as soon as the node says that the payment is under way.
+
     Raises:
         BudgetExceeded: Nothing was written or paid.
         PaymentFailed: Or any error with money unmoved; the row says so and counts no more.
@@ -114,6 +117,7 @@ def _finish(held: Held, paying: Attempt, wallet: Wallet, *, lookup_first: bool) 
         max_fee_amount=paying.fee_cap,
         timeout_ms=wallet.patience.pay_ms,
         lookup_first=lookup_first,
+        is_hold=paying.mode is Mode.HOLD,
     )
     try:
         record = yield from _run(PaymentMachine(payment), wallet.clock.now_ms)
@@ -128,6 +132,9 @@ def _finish(held: Held, paying: Attempt, wallet: Wallet, *, lookup_first: bool) 
             f"the payment may be under way and the node does not say: {error.message}"
             " Repeat the same request later; it is not paid again."
         ) from error
+    if record.status is not PaymentStatus.SUCCESS:
+        # The record's fee is not the last word while the payment is under way.
+        return (yield from step(held, paying, ClientEvent.PAY_HELD, wallet.clock))
     return (yield from step(held, paying, ClientEvent.PAY_SUCCEEDED, wallet.clock, record=record))
 
 
@@ -163,11 +170,12 @@ def _report(todo: MakeCall | WaitChange) -> Steps[Report]:
 def last_words(attempt: Attempt, now_ms: int) -> Attempt:
     """The row as it must be left when its exchange ends without an answer.
 
-    What was only intended is given up; what was being proved stays redeemable.
+    What was only intended is given up; what was being proved stays redeemable, or held.
     """
     events = {
         ClientState.INTENDED: ClientEvent.OFFER_DECLINED,
         ClientState.PROVING: ClientEvent.SELLER_FAILED,
+        ClientState.CLAIMING: ClientEvent.SELLER_FAILED,
     }
     event = events.get(attempt.state)
     return attempt if event is None else moved(attempt, event, now_ms)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final, Protocol, TypeVar
 
 from anyio import to_thread
@@ -9,8 +10,9 @@ from anyio import to_thread
 from infern.client.budget import Budget
 from infern.client.journal import Journal
 from infern.core.crypto import SignatureVerifier
+from infern.core.f402.challenge import Mode
 from infern.core.fiber.pay_drivers import SyncNode
-from infern.core.ids import Pubkey
+from infern.core.ids import PaymentHash, Pubkey
 from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.ports import FiberNode
@@ -61,6 +63,7 @@ class Patience:
         pause_ms: First pause between two proofs when the seller names none; doubles each time.
         retry_after_ms: The longest `Retry-After` that is waited for.
         credit_ms: For a top-up to be credited after it was paid.
+        return_ms: For a payment in hold mode to come back after it was refused.
     """
 
     pay_ms: int = 60_000
@@ -69,12 +72,33 @@ class Patience:
     pause_ms: int = 500
     retry_after_ms: int = 15_000
     credit_ms: int = 60_000
+    return_ms: int = 5_000
 
     def __post_init__(self) -> None:
         """Refuse waits without end and loops without a turn."""
-        waits = (self.pay_ms, self.prove_ms, self.pause_ms, self.retry_after_ms, self.credit_ms)
+        waits = (
+            *(self.pay_ms, self.prove_ms, self.pause_ms),
+            *(self.retry_after_ms, self.credit_ms, self.return_ms),
+        )
         if any(not 0 <= wait_ms <= 3_600_000 for wait_ms in waits) or not 1 <= self.proofs <= 100:
             raise ValueError("waits are 0..3 600 000 ms, proofs 1..100")
+
+
+class PayMode(StrEnum):
+    """How requests are paid for by themselves."""
+
+    UPFRONT = "upfront"
+    HOLD = "hold"
+    """Taken by the seller when it delivered, and given back otherwise; or not paid at all."""
+    HOLD_OR_UPFRONT = "hold_or_upfront"
+    """In hold mode where it is to be had, upfront otherwise."""
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """What is asked for, in this order."""
+        if self is PayMode.HOLD_OR_UPFRONT:
+            return (Mode.HOLD, Mode.UPFRONT)
+        return (Mode.HOLD,) if self is PayMode.HOLD else (Mode.UPFRONT,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +134,8 @@ class Wallet:
         offload: Where an event loop's writes to the journal are made.
         refund_to: The node that sellers send to what a paid request did not cost; None leaves it
             with them, to be redeemed. It tells them which node that is.
+        mode: How requests are paid for.
+        noticed: Payments that the log has warned of.
     """
 
     journal: Journal
@@ -124,6 +150,8 @@ class Wallet:
     pinned: Mapping[str, Pinned] = field(default_factory=dict)
     offload: Offload = in_worker_thread
     refund_to: Pubkey | None = None
+    mode: PayMode = PayMode.UPFRONT
+    noticed: set[PaymentHash] = field(default_factory=set, repr=False, compare=False)
 
     def known_of(self, origin: str) -> Pinned:
         """What is pinned for an origin."""

@@ -47,7 +47,7 @@ PAID_PATHS: Final = frozenset(
 MODELS_PATH: Final = "/v1/models"
 MAX_TARGET_CHARS: Final = 2_048
 PASSED_ON: Final = frozenset(
-    {"accept", "content-type", "idempotency-key", "user-agent", "f402-max-amount"}
+    {"accept", "content-type", "idempotency-key", "user-agent", "f402-max-amount", "f402-mode"}
 )
 PASSED_ON_PREFIXES: Final = ("x-stainless-", "infern-")
 PASSED_BACK: Final = frozenset(
@@ -182,6 +182,8 @@ class ProxyApp:
             "spent": {"session": str(spent.session), "day": str(spent.day)},
             "budget_left": str(wallet.budget.left(spent)),
             "at_stake": len(at_stake),
+            "mode": wallet.mode.value,
+            "locked": {"payments": spent.locks, "amount": str(spent.locked)},
             "requests_open": self._open,
         }
         if self._keeper is not None:

@@ -37,8 +37,9 @@ MAX_PENDING_TLCS: Final = 60
 ROOM_AGE_MS: Final = 2_000
 """How old a look at the channels may be."""
 LOOK_TIMEOUT_MS: Final = 5_000
-MAX_RUN_MS: Final = 40 * 60_000
-"""Longest answer that can still be settled in time; see `HOLD_EXPIRY_DELTA_MS`."""
+MAX_RUN_MS: Final = 30 * 60_000
+"""Longest answer that can still be settled in time, should it begin at the last moment it may
+(`CLAIM_GRACE_MS`); see `HOLD_EXPIRY_DELTA_MS`."""
 WITHDRAW_TIMEOUT_S: Final = 10
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class HoldOffers:
             cap = format_amount(config.limits.hold_max_amount, terms.price.asset)
             raise self._unavailable(
                 terms,
-                "amount",
+                Reason.AMOUNT,
                 f"it may cost more than {cap}, the most this seller lets anybody lock",
             )
         if not any(amount <= receivable for receivable in await self._receivable()):

@@ -272,7 +272,7 @@ class LockKeeper:
             await self._end(lock, LockEvent.GONE)
         elif status in _ARRIVED:
             offered.arrived_ms = now_ms if offered.arrived_ms is None else offered.arrived_ms
-            until_ms = offered.arrived_ms + self._claim_ms
+            until_ms = min(offered.arrived_ms + self._claim_ms, lock.claim_until_ms)
             offered.next_ask_ms = min(offered.next_ask_ms, until_ms)
             if now_ms >= until_ms:
                 _log.info("nobody claimed a payment in hold mode; it is given back")

@@ -196,6 +196,14 @@ class VirtualJournal:
         self._act(lambda: self._journal.record(before, after))
         self._process.world.note(self._process.name, f"journal.{after.state.value}")
 
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """As the journal's."""
+        return self._process.act(lambda: self._journal.locking(limit=limit))
+
+    def conclude(self, before: Attempt, after: Attempt) -> bool:
+        """As the journal's."""
+        return self._act(lambda: self._journal.conclude(before, after))
+
     def release(self, payment_hash: PaymentHash) -> None:
         """As the journal's."""
         self._process.act(lambda: self._journal.release(payment_hash))

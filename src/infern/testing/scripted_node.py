@@ -90,6 +90,8 @@ class ScriptedNode:
         now_ms: Unix milliseconds, for invoice expiry.
         wait: Lets so many milliseconds pass; a manual clock's.
         on_paid: Told the hash of every payment that succeeds, as the payee's node would see it.
+        holds: True for a payee's hold invoice: a send that would succeed stays under way.
+        on_held: Told the hash of every payment that waits at the payee.
         preimage_of: What `get_payment` reveals after success; fnn 0.8 reveals nothing.
         plan: How the next sends go.
         faults: By method, errors that the next calls raise before the node hears of them; None
@@ -106,6 +108,8 @@ class ScriptedNode:
     now_ms: Callable[[], int]
     wait: Callable[[int], None]
     on_paid: Callable[[PaymentHash], None] = lambda _hash: None
+    holds: Callable[[PaymentHash], bool] = lambda _hash: False
+    on_held: Callable[[PaymentHash], None] = lambda _hash: None
     preimage_of: Callable[[PaymentHash], Preimage | None] = lambda _hash: None
     plan: deque[Send] = field(default_factory=deque)
     faults: dict[str, deque[InfernError | None]] = field(default_factory=dict)
@@ -190,10 +194,14 @@ class ScriptedNode:
         payment_hash = self._hash_of(call)
         how = self.plan.popleft() if self.plan else Send.SUCCEED
         status = _STORED.get(how)
+        is_held = status is PaymentStatus.SUCCESS and self.holds(payment_hash)
+        status = PaymentStatus.INFLIGHT if is_held else status
         if status is not None and (call.keysend or how is not Send.NO_ROUTE):
             self.payments[payment_hash] = self._record(payment_hash, status, call)
         if status is PaymentStatus.SUCCESS:
             self.on_paid(payment_hash)
+        if is_held:
+            self.on_held(payment_hash)
         error = _error_of(how)
         if error is not None:
             raise error

@@ -13,12 +13,13 @@ from threading import Lock
 from typing import Final
 
 from infern.core.crypto import Signer
-from infern.core.errors import InfernError, JsonValue, PaymentRequired, ProtocolError
-from infern.core.f402.challenge import derive_preimage
+from infern.core.errors import InfernError, JsonValue, PaymentRequired, ProtocolError, Retry
+from infern.core.f402.challenge import Mode, derive_preimage
 from infern.core.f402.credential import Credential, parse_credential
 from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import ACCEPT_HEADER, announced_headers, announces_fiber
 from infern.core.f402.offer import (
+    MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
     Offer,
     offer_details,
@@ -79,6 +80,7 @@ class Turn(Enum):
     CUT = "the body breaks off"
     CUT_AFTER = "the body breaks off, after the work"
     STREAM_ERROR = "an error inside the stream, nothing charged"
+    FAIL = "the run fails; in hold mode the payment is given back"
     NO_RECEIPT = "delivered without a receipt"
     FALSE_RECEIPT = "delivered with a receipt for other bytes"
     DEAR_RECEIPT = "delivered with a receipt over the ceiling"
@@ -122,6 +124,10 @@ class ScriptedSeller:
         agent: Signs receipts.
         now_s: Unix seconds.
         realm: Host and port it is reached at.
+        has_hold_mode: It offers hold mode to who asks for it.
+        is_idle: It neither takes nor gives back what it holds.
+        on_taken: Told the hash of every held payment it takes, as the payer's node would see it.
+        on_returned: Likewise of those it gives back.
     """
 
     node: Signer
@@ -138,10 +144,36 @@ class ScriptedSeller:
     lock: Lock = field(default_factory=Lock, repr=False)
     keys: dict[str, int] = field(default_factory=dict)
     """Balance by prepaid key."""
+    has_hold_mode: bool = True
+    is_idle: bool = False
+    on_taken: Callable[[PaymentHash], None] = lambda _hash: None
+    on_returned: Callable[[PaymentHash], None] = lambda _hash: None
+    held: set[PaymentHash] = field(default_factory=set)
+    returned: set[PaymentHash] = field(default_factory=set)
 
     def pay(self, payment_hash: PaymentHash) -> None:
         """The payee's node says that an invoice was paid."""
         self.paid.add(payment_hash)
+
+    def holds(self, payment_hash: PaymentHash) -> bool:
+        """True when it made this invoice for hold mode."""
+        found = (o.challenge for o in self.offers if o.challenge.payment_hash == payment_hash)
+        return any(challenge.mode is Mode.HOLD for challenge in found)
+
+    def arrive(self, payment_hash: PaymentHash) -> None:
+        """The payee's node says that a payment waits to be taken or given back."""
+        self.held.add(payment_hash)
+
+    def end(self, payment_hash: PaymentHash, *, take: bool) -> None:
+        """Take a held payment or give it back, unless idle."""
+        if self.is_idle or payment_hash not in self.held:
+            return
+        self.held.discard(payment_hash)
+        if take:
+            self.on_taken(payment_hash)
+        else:
+            self.returned.add(payment_hash)
+            self.on_returned(payment_hash)
 
     def preimage_of(self, payment_hash: PaymentHash) -> Preimage | None:
         """The preimage of one of its invoices."""
@@ -190,8 +222,15 @@ class ScriptedSeller:
 
     def _quote(self, request: SellerRequest, digest: RequestDigest) -> SellerAnswer:
         nonce = len(self.offers).to_bytes(16, "big")
+        mode = Mode.asked(request.headers.get(MODE_HEADER.lower()))
+        if mode is Mode.HOLD and not self.has_hold_mode:
+            raise PaymentRequired(
+                "Hold mode is not offered for this request now: no room. Nothing was paid.",
+                code="hold_unavailable",
+                details={"reason": "channels"},
+            )
         challenge = honest_challenge(
-            self.node.pubkey, digest=digest, now_s=self.now_s(), nonce=nonce
+            self.node.pubkey, digest=digest, now_s=self.now_s(), nonce=nonce, mode=mode
         )
         refund_to = refund_asked(request.headers, own=self.node.pubkey)
         challenge = replace(challenge, issuer=self.realm, refund_to=refund_to)
@@ -223,7 +262,11 @@ class ScriptedSeller:
             now_s=self.now_s(),
         )
         payment_hash = verified.challenge.payment_hash
-        if payment_hash not in self.paid:
+        if payment_hash in self.returned:
+            raise ProtocolError("it was given back", code="payment_not_received")
+        if turn is Turn.FAIL:
+            raise self._failed_run(payment_hash)
+        if payment_hash not in self.paid | self.held:
             raise ProtocolError("not here yet", code="payment_pending", retry_after_s=2)
         if payment_hash not in self.delivered:
             answer = self._deliver(request, digest, payment_hash, turn)
@@ -231,9 +274,16 @@ class ScriptedSeller:
             answer = replace(answer, headers={**answer.headers, **settled})
             if turn not in {Turn.CUT, Turn.STREAM_ERROR}:
                 self.delivered[payment_hash] = answer
+            self.end(payment_hash, take=turn is not Turn.STREAM_ERROR)
         else:
             answer = self.delivered[payment_hash]
         return _broken(answer, turn)
+
+    def _failed_run(self, payment_hash: PaymentHash) -> InfernError:
+        is_held = payment_hash in self.held
+        self.end(payment_hash, take=False)
+        retry = Retry.NEW_CHALLENGE if is_held else None
+        return ProtocolError("the model server failed", code="provider_failed", retry=retry)
 
     def _early(
         self, turn: Turn, digest: RequestDigest, request: SellerRequest

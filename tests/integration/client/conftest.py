@@ -13,6 +13,7 @@ from infern.adapters.sqlite_journal import SqliteJournal
 from infern.client.budget import Budget
 from infern.client.wallet import Wallet
 from infern.core.f402.offer import Offer
+from infern.core.fiber.types import PaymentStatus
 from infern.core.units import Network
 from infern.testing.offers import NOW_S, honest_invoice, offer_with
 from infern.testing.scripted_node import AsyncScriptedNode, ScriptedNode
@@ -107,7 +108,11 @@ class World:
             now_ms=self.clock.now_ms,
             wait=self.clock.wait_ms,
             on_paid=self.seller.pay,
+            holds=self.seller.holds,
+            on_held=self.seller.arrive,
         )
+        self.seller.on_taken = lambda h: self.node.settle(h, PaymentStatus.SUCCESS)
+        self.seller.on_returned = lambda h: self.node.settle(h, PaymentStatus.FAILED)
         self.transport = SellerTransport(self.seller)
         self._sessions = itertools.count(1)
         self.journals: list[SqliteJournal] = []

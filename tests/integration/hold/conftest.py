@@ -162,6 +162,7 @@ class HoldWorld:
                 group.start_soon(parts.locks.run)
                 group.start_soon(parts.endings.run)
                 group.start_soon(parts.payouts.run)
+                group.start_soon(parts.leases.run)
 
     def kill(self) -> None:
         """End as a process that is killed does: nothing more happens, the file stays."""

@@ -5,13 +5,15 @@ from typing import Any
 import anyio
 import pytest
 
+from infern.adapters.system import SystemEntropy
 from infern.core.errors import LedgerError, UpstreamUnavailable
 from infern.core.fiber import rpc
 from infern.core.fiber.errors import payment_failure
 from infern.core.fiber.types import InvoiceStatus, PaymentStatus
-from infern.core.ids import RequestId
-from infern.core.ledger.hold import HoldState
+from infern.core.ids import HoldId, RequestId, TabId
+from infern.core.ledger.hold import Hold, HoldState
 from infern.core.ledger.lock import LockState
+from infern.seller.settlement import paid_request
 from infern.testing.asgi import HttpClient
 from infern.testing.scripted_model import Script, Step, answer, chunk, stream, streaming
 
@@ -245,6 +247,30 @@ async def test_a_payment_nobody_claims_is_given_back_after_half_a_minute(world: 
     await world.pass_ms(10_000)
     await world.lock_is(offer, LockState.OFFERED)
     await world.pass_ms(31_000)
+    await world.is_given_back(offer)
+    await over(world, body, proof)
+
+
+async def test_a_lock_of_a_process_that_is_gone_is_given_back_when_its_lease_ends(
+    world: Any,
+) -> None:
+    offer, proof = await world.pay(body := world.body())
+    await world.arrived(offer)
+    now_ms = world.clock.now_ms()
+    hold = Hold(
+        hold_id=HoldId("hold_of_another"),
+        tab_id=TabId(""),
+        amount=offer.challenge.amount,
+        digest=offer.challenge.digest,
+        payment_hash=offer.challenge.payment_hash,
+        owner="another process",
+        lease_until_ms=now_ms + 1_000,
+        opened_ms=now_ms,
+    )
+    await world.ledger.claim(paid_request(offer.challenge, SystemEntropy()), hold)
+    await world.pass_ms(1_500)
+    await world.lock_is(offer, LockState.HELD)
+    await world.parts.leases.look()
     await world.is_given_back(offer)
     await over(world, body, proof)
 

@@ -76,8 +76,8 @@ class Stepper:
     def book_and_die(self, path: Path, taken: tuple[Step, ...]) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        job = pickle.dumps((path, taken))
-        self.process.stdin.write(len(job).to_bytes(4, "big") + job)
+        written = pickle.dumps((path, taken))
+        self.process.stdin.write(len(written).to_bytes(4, "big") + written)
         self.process.stdin.flush()
         os.kill(int(self.process.stdout.readline()), signal.SIGKILL)
         assert os.WTERMSIG(int(self.process.stdout.readline())) == signal.SIGKILL

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -44,12 +44,12 @@ class Connection:
 
     def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self._socket = socket.socket()
-        self._socket.setblocking(False)
+        self._socket.settimeout(0)
         self._socket.bind((address, 0))
         self._port = port
         self._loop = asyncio.get_running_loop()
 
-    async def __aenter__(self) -> "Connection":
+    async def __aenter__(self) -> Self:
         await self._loop.sock_connect(self._socket, ("127.0.0.1", self._port))
         return self
 
@@ -163,11 +163,13 @@ async def test_an_attack_is_refused_clearly_and_leaves_nothing_behind(
     assert world.payee.calls == []
 
 
+@pytest.mark.parametrize("limit", [{"HEAD_TIMEOUT_S": 0.05}, {"MAX_IGNORED_BYTES": 100_000}])
 async def test_a_body_without_end_is_refused_and_its_connection_ended(
-    make_world: Any, monkeypatch: pytest.MonkeyPatch
+    make_world: Any, monkeypatch: pytest.MonkeyPatch, limit: dict[str, Any]
 ) -> None:
     """Whoever goes on sending after the refusal would otherwise keep us reading for ever."""
-    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.05)
+    for name, value in limit.items():
+        monkeypatch.setattr(http_protocol, name, value)
     world = await make_world()
     piece = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     async with listening(world.app) as port, Connection(port) as connection:
@@ -405,3 +407,33 @@ async def test_a_silent_model_server_costs_nothing_and_frees_its_place(make_worl
         await until(lambda: is_at_rest(world))
         assert await world.spent() == 0
         assert await served_a_payer(world, port, key)
+
+
+async def test_who_sends_a_refused_body_to_its_end_reads_why_and_goes_on(make_world: Any) -> None:
+    world = await make_world()
+    key = await world.key(RICH)
+    async with listening(world.app) as port, Connection(port) as connection:
+        size = world.limits.paid_body_bytes
+        await connection.send(whole(b" " * size))
+        assert await connection.answer() == (413, "request_too_large")
+        await connection.send(whole(world.fresh_body(), authorization=f"Bearer {key}"))
+        assert await connection.answer() == (200, "")
+
+
+async def test_the_kernel_keeps_little_for_a_client_that_does_not_read(world: Any) -> None:
+    """Left to itself it keeps megabytes for each, which no limit of a process counts."""
+    started = anyio.Event()
+    server = asgi_server(world.app, host="127.0.0.1", port=0, on_started=started.set)
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.serve)
+        await started.wait()
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with Connection(port):
+            await until(lambda: server.server_state.connections)
+            (protocol,) = server.server_state.connections
+            kept = protocol.transport.get_extra_info("socket").getsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF
+            )
+            # The kernel doubles what it is told, for its own bookkeeping.
+            assert kept <= 2 * http_protocol.SEND_BUFFER_BYTES
+        server.should_exit = True

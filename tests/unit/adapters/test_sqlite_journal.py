@@ -11,7 +11,8 @@ import pytest
 
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.core.errors import BudgetExceeded, ConfigError, LedgerError, LocalProtocolError
-from infern.core.f402.attempt import DAY_MS, Attempt, AttemptKind, StoredKey
+from infern.core.f402.attempt import DAY_MS, FORGOTTEN_LOCK_MS, Attempt, AttemptKind, StoredKey
+from infern.core.f402.challenge import Mode
 from infern.core.f402.client import ClientState
 from infern.core.ids import PaymentHash, Preimage, Pubkey, RequestDigest
 from infern.core.units import CKB
@@ -158,7 +159,7 @@ def test_only_money_at_stake_is_given_out(journal, state):
     journal._db.execute("UPDATE attempts SET state = ?", (state.value,))
     journal.release(row.payment_hash)
     found = adopt(journal)
-    at_stake = {"paying", "paid", "proving", "unredeemed"}
+    at_stake = {"paying", "paid", "proving", "unredeemed", "held", "claiming", "returning"}
     assert (found is not None) == (state.value in at_stake)
 
 
@@ -274,6 +275,92 @@ def test_keys_are_kept_by_seller_newest_first(journal):
     assert [key.key_id for key in journal.keys(ORIGIN)] == ["k2", "k1"]
     assert journal.keys("https://other.test") == []
     assert "inf_sk" not in repr(journal.keys(ORIGIN))
+
+
+OPEN_IN_HOLD_MODE = ["paying", "held", "claiming", "settling", "returning"]
+
+
+def held(journal, number=1, state="held", **changes):
+    row = attempt(number, mode=Mode.HOLD, **changes)
+    journal.intend(row, anything)
+    return advance_to(journal, row, ClientState(state))
+
+
+@pytest.mark.parametrize("state", list(ClientState))
+def test_payments_in_hold_mode_count_until_they_are_taken_or_back(journal, state):
+    if state is ClientState.ASKING:
+        return
+    held(journal, 1, state)
+    paid(journal, 2)
+    spent = journal.spent(session="s", now_ms=NOW_MS)
+    is_open = state.value in [*OPEN_IN_HOLD_MODE, "intended"]
+    assert (spent.locks, spent.locked) == ((1, 1_010) if is_open else (0, 0))
+    shown = [row.state.value for row in journal.locking(limit=9)]
+    assert shown == ([state.value] if state.value in OPEN_IN_HOLD_MODE else [])
+
+
+def test_two_processes_cannot_hold_more_together_than_the_budget_allows(journal, other):
+    def one(spent):
+        if spent.locks:
+            raise BudgetExceeded("one at a time")
+
+    journal.intend(attempt(1, mode=Mode.HOLD), one)
+    with pytest.raises(BudgetExceeded):
+        other.intend(attempt(2, mode=Mode.HOLD), one)
+
+
+def test_a_lock_of_three_weeks_ago_locks_nothing(journal):
+    held(journal)
+    later_ms = NOW_MS + FORGOTTEN_LOCK_MS
+    assert journal.spent(session="s", now_ms=later_ms + 1_000).locks == 0
+    assert journal.spent(session="s", now_ms=later_ms - 1_000).locks == 1
+
+
+@pytest.mark.parametrize("state", ["paying", "held", "claiming", "returning"])
+def test_a_lock_is_given_out_however_old_it_is(journal, state):
+    row = held(journal, 1, state)
+    journal.release(row.payment_hash)
+    assert adopt(journal, now_ms=NOW_MS + 10 * DAY_MS).payment_hash == row.payment_hash
+
+
+def test_a_paid_row_of_hold_mode_is_given_out_as_long_as_its_proof_is_worth_something(journal):
+    row = held(journal, 1, "unredeemed")
+    journal.release(row.payment_hash)
+    assert adopt(journal, now_ms=NOW_MS + 10 * DAY_MS) is None
+
+
+def test_only_a_row_nobody_uses_is_concluded(journal, other):
+    row = held(journal)
+    after = replace(row, state=ClientState.PAYMENT_FAILED)
+    assert not journal.conclude(row, after)
+    assert not other.conclude(row, after)
+    journal.release(row.payment_hash)
+    assert not other.conclude(replace(row, state=ClientState.SETTLING), after)
+    assert other.conclude(row, after)
+    assert not other.conclude(row, after)
+    assert journal.get(row.payment_hash).state is ClientState.PAYMENT_FAILED
+
+
+def test_a_row_of_a_process_that_died_is_concluded(journal, other):
+    row = held(journal)
+    journal.drop()
+    assert other.conclude(row, replace(row, state=ClientState.PAYMENT_FAILED))
+
+
+def test_a_file_of_version_1_is_opened_and_its_rows_are_upfront(tmp_path):
+    first = SqliteJournal(tmp_path)
+    row = paid(first)
+    first.close()
+    with sqlite3.connect(tmp_path / "journal.sqlite3") as db:
+        db.execute("DROP INDEX attempts_in_hold_mode")
+        db.execute("ALTER TABLE attempts DROP COLUMN mode")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        again = SqliteJournal(tmp_path)
+        assert again.get(row.payment_hash) == row
+        again.close()
+    assert row.mode is Mode.UPFRONT
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path):

@@ -285,18 +285,3 @@ def test_threads_that_submit_while_it_closes_are_answered(tmp_path: Path) -> Non
     found = {row[0] for row in database.execute("SELECT x FROM t")}
     database.close()
     assert found == set(booked)
-
-
-async def test_another_writer_makes_bookings_fail_and_not_hang_or_double(
-    engine: Any, tmp_path: Path
-) -> None:
-    """Somebody opens the file with another program."""
-    engine.batches.connection.execute("PRAGMA busy_timeout = 20")
-    other = sqlite3.connect(tmp_path / "t.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerError):
-        await engine.run(insert(1))
-    other.execute("ROLLBACK")
-    other.close()
-    await engine.run(insert(1))
-    assert await engine.run(count) == 1

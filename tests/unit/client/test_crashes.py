@@ -11,8 +11,10 @@ import pytest
 from infern.client.drive import SyncDriver
 from infern.client.effects import Ask, Record, Reply, WireBroken
 from infern.client.exchange import Exchange, Order
+from infern.client.held import look_after
 from infern.client.paying import moved
-from infern.core.errors import PaymentOutcomeUnknown
+from infern.client.wallet import PayMode
+from infern.core.errors import PaymentFailed, PaymentOutcomeUnknown
 from infern.core.f402.client import ClientEvent
 from infern.testing.scripted_node import Send
 from infern.testing.scripted_seller import Break, SellerRequest, Turn
@@ -33,6 +35,8 @@ def order():
 
 def ask_seller(world, todo):
     headers = {} if todo.proof is None else {"payment-signature": todo.proof}
+    if todo.is_hold:
+        headers["f402-mode"] = "hold"
     request = SellerRequest(method="POST", target=TARGET, headers=headers, body=BODY)
     answer = world.seller.respond(request)
     if answer.breaks in {Break.RESET, Break.HANG}:
@@ -111,15 +115,17 @@ def states(wallet):
     return sorted(a.state.value for a in wallet.journal.attempts(limit=9))
 
 
-def live_and_die(world, dies_at, *, after):
+def live_and_die(world, dies_at, *, after, **changes):
     """One process; True when the answer arrived before it died."""
-    wallet = world.wallet()
+    wallet = world.wallet(**changes)
     try:
         outcome, _ = run(world, wallet, dies_at, after=after)
     except Died:
-        delivered = "delivered" in states(wallet)
+        delivered = bool({"delivered", "settling"} & set(states(wallet)))
         wallet.journal.drop()
         return delivered
+    finally:
+        wallet.journal.close()
     assert outcome.reply.is_success
     return True
 
@@ -182,3 +188,79 @@ def test_a_crash_while_paying_does_not_trust_an_error_of_the_new_run(world):
     with pytest.raises(PaymentOutcomeUnknown):
         run(world, second)
     assert states(second) == ["paying"]
+
+
+HELD_PLANS = {
+    "plain": (10, [], []),
+    "seller fails first": (20, [], [Turn.UNAVAILABLE, Turn.PENDING]),
+    "connection breaks after the work": (16, [], [Turn.RESET_AFTER]),
+    "node does not answer": (12, [Send.UNHEARD], []),
+    "send is lost": (25, [Send.LOST], []),
+    "run fails": (12, [], [Turn.FAIL]),
+}
+HELD_CRASHES = [
+    (plan, dies_at) for plan, (steps, _, _) in HELD_PLANS.items() for dies_at in range(1, steps + 1)
+]
+
+
+def test_the_order_of_effects_in_hold_mode(world):
+    _, trace = run(world, world.wallet(mode=PayMode.HOLD))
+    assert trace == [
+        "Adopt", "Ask", "Locking", "Intend", "Record", "MakeCall", "Record", "Record", "Ask",
+        "Record",
+    ]  # fmt: skip
+    assert states(world.wallet()) == ["settling"]
+
+
+def persist(world):
+    """Processes that live, until the answer is there: a run that failed is asked for again."""
+    for _ in range(2):
+        wallet = world.wallet(mode=PayMode.HOLD)
+        try:
+            outcome, _ = run(world, wallet)
+        except PaymentFailed:
+            continue  # the node said so
+        finally:
+            wallet.journal.close()
+        if outcome.reply.is_success:
+            return
+        assert outcome.attempt.state.value in {"payment_failed", "redeemed_elsewhere", "settling"}
+
+
+def sweep(world):
+    """What the next payment in hold mode does first."""
+    wallet = world.wallet()
+    SyncDriver(look_after(wallet), wallet, Ask).begin()
+    return states(wallet)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(("plan", "dies_at"), HELD_CRASHES)
+def test_a_crash_anywhere_in_hold_mode_is_taken_once_or_given_back(world, dies_at, after, plan):
+    _, sends, turns = HELD_PLANS[plan]
+    world.node.plan.extend(sends)
+    world.seller.turns.extend(turns)
+    if not live_and_die(world, dies_at, after=after, mode=PayMode.HOLD):
+        persist(world)
+    assert world.seller.runs == 1
+    assert len(world.node.paid) == 1
+    assert world.seller.held == set()
+    ends = sweep(world)
+    assert set(ends) <= {"delivered", "refused", "payment_failed"}
+    assert ends.count("delivered") == 1
+    assert ends.count("payment_failed") == len(world.seller.returned)
+
+
+@pytest.mark.parametrize("dies_at", range(6, 11))
+def test_a_crash_in_hold_mode_with_a_seller_that_vanishes_never_pays_again(world, dies_at):
+    world.seller.is_idle = True
+    world.seller.turns.extend([Turn.HANG] * 9)
+    with pytest.raises((Died, WireBroken)):
+        run(world, first := world.wallet(mode=PayMode.HOLD), dies_at)
+    first.journal.drop()
+    for _ in range(2):
+        with pytest.raises(WireBroken):
+            run(world, later := world.wallet(mode=PayMode.HOLD))
+        later.journal.close()
+    assert len(world.node.payments) == 1
+    assert sweep(world) == ["held"]

@@ -32,6 +32,10 @@ MAX_QUEUE: Final = 10_000
 """Commands waiting at once; above it callers are refused, nothing is booked."""
 MAX_BATCH: Final = 256
 """Commands per commit."""
+BUSY_TIMEOUT_S: Final = 5
+BUSY_TRIES: Final = 6
+"""Another program may hold the file for a moment: a backup, or somebody who looks into it. So often
+it is waited for before a batch is refused."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,14 +72,14 @@ class Batches:
         """Run and commit a batch; the outcomes in order. A batch that fails did nothing."""
         outcomes: list[Outcome] = []
         try:
-            self.connection.execute("BEGIN IMMEDIATE")
+            patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"))
             for command in commands:
                 outcomes.append(self._one(command))
             self.connection.execute("COMMIT")
         except sqlite3.Error as error:
             _log.exception("the ledger could not commit")
             self._rollback()
-            failure = LedgerError(f"the ledger could not commit: {error}")
+            failure = LedgerError(f"the ledger could not commit: {_why(error)}")
             return [(None, failure) for _ in commands]
         return outcomes
 
@@ -112,6 +116,34 @@ class Batches:
                 self.connection.execute("ROLLBACK")
 
 
+def patiently(begin: Callable[[], object]) -> None:
+    """Begin what needs the file to itself; wait for another program that holds it.
+
+    Raises:
+        sqlite3.Error: It failed otherwise, or the file was held for too long.
+    """
+    for tried in range(1, BUSY_TRIES):
+        try:
+            begin()
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            if tried == 1:
+                _log.warning("another program holds the ledger's file; waiting for it")
+        else:
+            return
+    begin()
+
+
+def _is_busy(error: Exception) -> bool:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code & 0xFF == sqlite3.SQLITE_BUSY  # the other bits say how
+
+
+def _why(error: Exception) -> str:
+    return "another program holds its file" if _is_busy(error) else str(error)
+
+
 class WriterEngine:
     """Runs commands one after another in a thread of its own; see the module's first lines.
 
@@ -136,7 +168,9 @@ class WriterEngine:
         except BaseException as error:
             self._lock_file.close()
             if isinstance(error, sqlite3.Error | OSError):
-                raise ConfigError(f"the ledger {path.name} cannot be opened: {error}") from error
+                raise ConfigError(
+                    f"the ledger {path.name} cannot be opened: {_why(error)}"
+                ) from error
             raise
         # Between the look at `_closed` and the put nobody may close, or a command would be
         # queued behind the end and its caller would wait for ever.
@@ -184,7 +218,7 @@ class WriterEngine:
     def _snapshot(self, query: Command[T]) -> T:
         try:
             with contextlib.closing(
-                sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=5)
+                sqlite3.connect(self._uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_S)
             ) as connection:
                 connection.execute("BEGIN")
                 return query(connection)
@@ -276,7 +310,9 @@ def _open(
     path: Path, schema: str, version: int, migrations: Mapping[int, str]
 ) -> sqlite3.Connection:
     path.touch(mode=0o600, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
+    )
     try:
         prepare(connection, schema, version, migrations)
     except BaseException:
@@ -294,6 +330,12 @@ def prepare(
         ConfigError: A newer version made it; it is left as it was.
     """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if (
+        not found
+        and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'holds'").fetchone()
+    ):
+        # Version 1 named itself only after its tables were there; it died in between.
+        found = 1
     if found > version:
         raise ConfigError(
             f"the ledger has schema {found}, made by a newer Infern; this one knows {version}. "
@@ -306,4 +348,5 @@ def prepare(
     steps = [migrations[step] for step in range(found, version) if found]
     # One transaction, so that a process that dies here leaves the older file or the newer one.
     script = [*steps, schema, f"PRAGMA user_version = {version}"]
-    connection.executescript(";\n".join(["BEGIN IMMEDIATE", *script, "COMMIT"]))
+    text = ";\n".join(["BEGIN IMMEDIATE", *script, "COMMIT"])
+    patiently(lambda: connection.executescript(text))

@@ -172,6 +172,9 @@ def claim(
         )
     if (lock.amount, lock.asset, lock.digest) != (paid.amount, paid.asset, paid.digest):
         raise InvariantViolation("a token and its lock say different things")
+    if now_ms > lock.claim_until_ms:
+        # It may be gone from the node by now; whoever looks after locks cancels it.
+        raise refusal(ServerState.CANCELLED)
     claimed = replace(lock, tab_id=tab_id, hold_id=hold_id)
     _save(db, move_lock(claimed, LockEvent.CLAIM, now_ms))
 

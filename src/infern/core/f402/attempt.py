@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from infern.core.f402.challenge import peek_token
-from infern.core.f402.client import MONEY_AT_STAKE, ClientState
-from infern.core.f402.offer import Offer
+from infern.core.f402.challenge import Mode, peek_token
+from infern.core.f402.client import LOCKING, MONEY_AT_STAKE, ClientState
+from infern.core.f402.offer import WORST_LOCK_S, Offer
 from infern.core.ids import PaymentHash, Preimage, Pubkey, RequestDigest
 from infern.core.units import MAX_LEDGER_AMOUNT, Asset, checked_amount
 
 DAY_MS: Final = 24 * 3600 * 1000
+FORGOTTEN_LOCK_MS: Final = (WORST_LOCK_S + 86_400) * 1000
+"""After so long a payment locks nothing any more, whatever its row says."""
 RETURNED: Final = frozenset({ClientState.REFUSED, ClientState.PAYMENT_FAILED})
 """States whose amount no longer counts towards a budget: nothing left us, or it came back."""
 
@@ -50,6 +52,7 @@ class Attempt:
         fee: Base units the routing took; None until known.
         created_ms: Unix milliseconds.
         updated_ms: Unix milliseconds.
+        mode: How it settles.
     """
 
     payment_hash: PaymentHash
@@ -71,6 +74,7 @@ class Attempt:
     fee: int | None = None
     created_ms: int
     updated_ms: int
+    mode: Mode = Mode.UPFRONT
 
     def __post_init__(self) -> None:
         """Refuse sums a ledger column cannot hold."""
@@ -83,6 +87,16 @@ class Attempt:
     def is_at_stake(self) -> bool:
         """True while a second payment for the same need is forbidden."""
         return self.state in MONEY_AT_STAKE
+
+    @property
+    def is_locking(self) -> bool:
+        """True while it is in hold mode and neither taken nor given back, as far as we know."""
+        return self.mode is Mode.HOLD and self.state in LOCKING
+
+    @property
+    def locked_until_ms(self) -> int:
+        """When Fiber itself ends a payment in hold mode at the latest, Unix milliseconds."""
+        return self.created_ms + WORST_LOCK_S * 1000
 
     def offer(self) -> Offer:
         """The offer this row was made from, to write its proof again.
@@ -106,10 +120,14 @@ class Spent:
     Args:
         session: By the session that asks.
         day: By everybody who uses this journal, in the last 24 hours.
+        locked: Of it, by everybody, in hold mode and neither taken nor given back; however old.
+        locks: How many payments that is.
     """
 
     session: int
     day: int
+    locked: int = 0
+    locks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class Expectation:
         price: The price known beforehand; None trusts the quote within `max_amount`.
         ceilings: What the request can use at most; None trusts the quote within `max_amount`.
         refund_to: Where the client asked a remainder to be sent; None for nowhere.
+        modes: How it is willing to pay; what it asked for.
     """
 
     digest: RequestDigest
@@ -105,6 +106,7 @@ class Expectation:
     price: Price | None = None
     ceilings: Ceilings | None = None
     refund_to: Pubkey | None = None
+    modes: frozenset[Mode] = frozenset({Mode.UPFRONT})
 
 
 def origin_of(url: str) -> str:
@@ -166,7 +168,7 @@ def _challenge_checks(offer: Offer, e: Expectation) -> list[Check]:
         ("network", lambda: c.network is e.network, "the offer is for another network"),
         ("asset", lambda: c.asset == e.asset, "the offer is in another asset"),
         ("request", lambda: c.digest == e.digest, "the offer is for another request"),
-        ("mode", lambda: c.mode is Mode.UPFRONT, "the offer's settlement mode was not asked for"),
+        ("mode", lambda: c.mode in e.modes, "the offer's settlement mode was not asked for"),
         ("amount", lambda: c.amount > 0, "the offer is for nothing"),
         (
             "cap",

@@ -8,6 +8,10 @@ known to have failed. That is what stops the double payments that retries cause.
 Theory of operation: an unpaid request goes out (`ASKING`). A 402 with an offer that passes the
 checks and the budget is written to the journal (`INTENDED`), then paid (`PAYING`), then the very
 same request goes out with the proof (`PROVING`). A restart resumes from the journal.
+
+In hold mode the proof goes out while the payment is still under way (`HELD`, `CLAIMING`). An answer
+makes the payment the seller's to take (`SETTLING`), a refusal lets it come back (`RETURNING`), and
+only our own node says that either has happened.
 """
 
 from collections.abc import Mapping
@@ -34,6 +38,14 @@ class ClientState(StrEnum):
     """Paid, not delivered: the proof stays good until redeem-until, or is claimed as credit."""
     REDEEMED_ELSEWHERE = "redeemed_elsewhere"
     """The seller says it already answered this payment."""
+    HELD = "held"
+    """Hold mode: our node sends the payment, or it waits at the payee; the proof may go out."""
+    CLAIMING = "claiming"
+    """Hold mode: the proof is out."""
+    SETTLING = "settling"
+    """Hold mode: answered. The seller may take the payment; our node has not said that it did."""
+    RETURNING = "returning"
+    """Hold mode: refused, or the run failed. Our node has not said that the payment is back."""
 
 
 class ClientEvent(StrEnum):
@@ -45,6 +57,8 @@ class ClientEvent(StrEnum):
     OFFER_DECLINED = "offer_declined"
     PAY_SENT = "pay_sent"
     PAY_SUCCEEDED = "pay_succeeded"
+    PAY_HELD = "pay_held"
+    """Hold mode: the node says that the payment is under way; it succeeds after the answer."""
     PAY_FAILED = "pay_failed"
     PAY_UNKNOWN = "pay_unknown"
     """Our deadline passed and the node still says it is under way."""
@@ -52,6 +66,7 @@ class ClientEvent(StrEnum):
     PROOF_PENDING = "proof_pending"
     """425: the seller has not seen the payment yet."""
     PROOF_REFUSED = "proof_refused"
+    """No repetition of this proof is answered; in hold mode also when its run failed."""
     SELLER_FAILED = "seller_failed"
     """5xx, a broken connection or a timeout after the proof went out."""
     ALREADY_DELIVERED = "already_delivered"
@@ -72,6 +87,7 @@ TRANSITIONS: Final[Mapping[ClientState, Mapping[ClientEvent, ClientState]]] = {
     },
     _S.PAYING: {
         _E.PAY_SUCCEEDED: _S.PAID,
+        _E.PAY_HELD: _S.HELD,
         _E.PAY_FAILED: _S.PAYMENT_FAILED,
         _E.PAY_UNKNOWN: _S.PAYING,
     },
@@ -84,6 +100,24 @@ TRANSITIONS: Final[Mapping[ClientState, Mapping[ClientEvent, ClientState]]] = {
         _E.ALREADY_DELIVERED: _S.REDEEMED_ELSEWHERE,
     },
     _S.UNREDEEMED: {_E.PROOF_SENT: _S.PROVING},
+    # From here on the node may say at any time what became of a payment in hold mode.
+    _S.HELD: {
+        _E.PROOF_SENT: _S.CLAIMING,
+        _E.PAY_SUCCEEDED: _S.PAID,
+        _E.PAY_FAILED: _S.PAYMENT_FAILED,
+    },
+    _S.CLAIMING: {
+        _E.ANSWERED: _S.SETTLING,
+        _E.PROOF_PENDING: _S.HELD,
+        _E.SELLER_FAILED: _S.HELD,
+        _E.PROOF_REFUSED: _S.RETURNING,
+        _E.ALREADY_DELIVERED: _S.SETTLING,
+        _E.PAY_SUCCEEDED: _S.PAID,
+        _E.PAY_FAILED: _S.PAYMENT_FAILED,
+    },
+    _S.SETTLING: {_E.PAY_SUCCEEDED: _S.DELIVERED, _E.PAY_FAILED: _S.PAYMENT_FAILED},
+    # Taken although the proof was refused: what was not charged can be redeemed.
+    _S.RETURNING: {_E.PAY_SUCCEEDED: _S.UNREDEEMED, _E.PAY_FAILED: _S.PAYMENT_FAILED},
     _S.DELIVERED: {},
     _S.REFUSED: {},
     _S.PAYMENT_FAILED: {},
@@ -91,8 +125,12 @@ TRANSITIONS: Final[Mapping[ClientState, Mapping[ClientEvent, ClientState]]] = {
 }
 
 TERMINAL: Final = frozenset(state for state, edges in TRANSITIONS.items() if not edges)
-MONEY_AT_STAKE: Final = frozenset({_S.PAYING, _S.PAID, _S.PROVING, _S.UNREDEEMED})
+MONEY_AT_STAKE: Final = frozenset(
+    {_S.PAYING, _S.PAID, _S.PROVING, _S.UNREDEEMED, _S.HELD, _S.CLAIMING, _S.RETURNING}
+)
 """States in which a new payment for the same request digest is forbidden."""
+LOCKING: Final = frozenset({_S.PAYING, _S.HELD, _S.CLAIMING, _S.SETTLING, _S.RETURNING})
+"""States in which a payment in hold mode may occupy our channels: neither taken nor given back."""
 
 
 def advance(state: ClientState, event: ClientEvent) -> ClientState:

@@ -85,6 +85,8 @@ class PayInvoice:
             one look-up (`LOOKUP_TIMEOUT_MS`) later.
         lookup_first: Ask the node before the first send. False saves a round trip and is right
             only for an invoice that was certainly never sent before.
+        is_hold: The payee takes it only after it delivered: the run ends as soon as the node says
+            that the payment is under way, with a record that says so.
     """
 
     invoice_text: str
@@ -93,6 +95,7 @@ class PayInvoice:
     max_fee_amount: int
     timeout_ms: int
     lookup_first: bool = True
+    is_hold: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be paid."""
@@ -149,7 +152,7 @@ class Woken:
 
 
 Step = MakeCall | WaitChange | PaymentRecord
-"""What to do next; a record means that the payment succeeded."""
+"""What to do next; a record means that the payment succeeded, or is under way in hold mode."""
 Report = Answered | Raised | Woken
 
 
@@ -288,10 +291,10 @@ class PaymentMachine:
         self._stage = Stage.ENDED
         return _present(record)
 
-    def _found(self, _record: PaymentRecord | None, _error: InfernError | None) -> Step:
+    def _found(self, record: PaymentRecord | None, _error: InfernError | None) -> Step:
         self._accepted, self._unanswered, self._contested = True, False, False
         self._clear = False
-        return self._wait()
+        return self._done(record, None) if self._payment.is_hold else self._wait()
 
     def _found_failed(self, record: PaymentRecord | None, _error: InfernError | None) -> Step:
         """A failure seen under way, or new since our send, is ours; an older one is history."""

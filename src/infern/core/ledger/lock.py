@@ -75,6 +75,10 @@ TRANSITIONS: Final[Mapping[LockState, Mapping[LockEvent, LockState]]] = {
     _S.LOST: {},
 }
 
+CLAIM_GRACE_MS: Final = 600_000
+"""How long after its invoice expired a payment may still buy its answer. Fiber gives a payment back
+when its time runs out, without a word to the ledger: one that lies about for long, because the
+seller or its node was away, must not be worked for."""
 OPEN: Final = frozenset(state for state, edges in TRANSITIONS.items() if edges)
 """States of locks that somebody still has to look after."""
 PENDING: Final = OPEN - {_S.OFFERED}
@@ -131,6 +135,11 @@ class Lock:
             raise InvariantViolation(f"a lock that is {self.state} was claimed")
         if (self.state in OPEN) != (self.ended_ms is None):
             raise InvariantViolation("a lock has an end exactly when it is not open")
+
+    @property
+    def claim_until_ms(self) -> int:
+        """Unix milliseconds until when a proof of it is taken."""
+        return self.expires_ms + CLAIM_GRACE_MS
 
     @property
     def is_pending(self) -> bool:

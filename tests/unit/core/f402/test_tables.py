@@ -7,7 +7,7 @@ import pytest
 
 from infern.core.errors import InvariantViolation, LocalProtocolError, Money
 from infern.core.f402 import client, server
-from infern.core.f402.client import MONEY_AT_STAKE, TERMINAL, ClientEvent, ClientState
+from infern.core.f402.client import LOCKING, MONEY_AT_STAKE, TERMINAL, ClientEvent, ClientState
 from infern.core.f402.server import ServerEvent, ServerState
 
 S = TypeVar("S")
@@ -54,7 +54,8 @@ def test_who_began_to_pay_never_begins_again(state: ClientState) -> None:
 
 def test_money_is_at_stake_from_the_payment_to_its_end() -> None:
     after = reachable(client.TRANSITIONS, ClientState.PAYING)
-    assert after - TERMINAL == MONEY_AT_STAKE
+    # What was answered in hold mode is the seller's to take; the need is met.
+    assert after - TERMINAL == MONEY_AT_STAKE | {ClientState.SETTLING}
 
 
 def test_only_the_node_s_word_ends_a_payment_unpaid() -> None:
@@ -64,7 +65,8 @@ def test_only_the_node_s_word_ends_a_payment_unpaid() -> None:
         for event, target in edges.items()
         if target is ClientState.PAYMENT_FAILED
     }
-    assert into_failed == {(ClientState.PAYING, ClientEvent.PAY_FAILED)}
+    assert {event for _, event in into_failed} == {ClientEvent.PAY_FAILED}
+    assert {state for state, _ in into_failed} == LOCKING
 
 
 def test_a_paid_request_runs_again_only_after_a_failure() -> None:

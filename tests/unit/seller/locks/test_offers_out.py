@@ -125,3 +125,20 @@ async def test_a_lock_that_stays_open_for_long_is_said_once(
     assert [r.levelname for r in alarms] == ["ERROR"]
     await desk.real.release(desk.hold_id(payment_hash), now_ms=desk.clock.ms)
     assert await desk.until_done(payment_hash) is LockState.CANCELLED
+
+
+async def test_a_payment_that_lay_about_while_the_seller_was_away_buys_nothing(desk: Any) -> None:
+    """Its TLC may have run out at the node meanwhile, which says `Received` all the same."""
+    late, in_time = await desk.locked(), await desk.locked()
+    lock = await desk.real.lock(in_time)
+    desk.clock.ms = lock.claim_until_ms
+    await desk.claim(in_time)
+    desk.clock.ms += 1
+    with pytest.raises(PaymentError, match="given back"):
+        await desk.claim(late)
+    desk.restart()
+    await desk.keeper.sweep()
+    assert await desk.state(late) is LockState.CANCELLING
+    assert await desk.until_done(late) is LockState.CANCELLED
+    await desk.real.release(desk.hold_id(in_time), now_ms=desk.clock.ms)
+    assert await desk.until_done(in_time) is LockState.CANCELLED
