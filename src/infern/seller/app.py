@@ -24,6 +24,7 @@ from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
 from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
+from infern.seller.jobs import Jobs
 from infern.seller.keys import KeyRing
 from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper
@@ -124,11 +125,16 @@ async def open_books(parts: SellerParts) -> int:
 
 
 class SellerApp:
-    """The ASGI callable. Starlette's lifespan runs the seller's background tasks."""
+    """The ASGI callable. Starlette's lifespan runs the seller's background tasks.
+
+    Attributes:
+        jobs: Answers under way; whoever runs no lifespan begins them by hand.
+    """
 
     def __init__(self, parts: SellerParts) -> None:
         self._parts = parts
-        self._pipeline = Pipeline(parts)
+        self.jobs = Jobs(parts.config.limits)
+        self._pipeline = Pipeline(parts, self.jobs)
         self._looking = anyio.Lock()
         self._looks = 0
         self._is_ready = False
@@ -164,7 +170,10 @@ class SellerApp:
             group.start_soon(self._parts.locks.run)
             group.start_soon(self._parts.payouts.run)
             group.start_soon(self._parts.unclaimed.run)
-            yield
+            async with anyio.create_task_group() as answers:
+                self.jobs.begin(answers)
+                yield
+                answers.cancel_scope.cancel()
             with anyio.move_on_after(DRAIN_S):
                 await self._parts.locks.drain()
             group.cancel_scope.cancel()

@@ -10,6 +10,8 @@ from infern.core.ids import Pubkey
 from infern.core.units import Network
 
 DAY_S: Final = 86_400
+OPTIONAL: Final = frozenset({"replay_s"})
+"""Limits that may be 0, which switches off what they limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,11 @@ class SellerLimits:
         keepalive_ms: Silence after which a streaming client gets a comment line.
         stall_timeout_ms: How long one write may wait for a slow reader.
         response_bytes: Largest answer.
+        replay_bytes: Largest answer that is kept to be given again.
+        replay_total_bytes: Memory for all of them, under way or kept.
+        replay_s: How long an answer is kept after its end; 0 keeps none.
+        linger_ms: How long an answer that only its connection could want is still made when that
+            is gone, in case its client tries again.
         open_requests: Paid requests served at once; more are refused before anything is held.
         open_unpaid: Anonymous requests looked at at once.
         invoice_expiry_s: How long an offer can be paid.
@@ -66,6 +73,10 @@ class SellerLimits:
     keepalive_ms: int = 10_000
     stall_timeout_ms: int = 30_000
     response_bytes: int = 32 * 1024 * 1024
+    replay_bytes: int = 256 * 1024
+    replay_total_bytes: int = 64 * 1024 * 1024
+    replay_s: int = 120
+    linger_ms: int = 2_000
     open_requests: int = 512
     open_unpaid: int = 64
     invoice_expiry_s: int = 120
@@ -95,9 +106,9 @@ class SellerLimits:
     payouts_in_flight: int = 60
 
     def __post_init__(self) -> None:
-        """Every limit is a positive number."""
+        """Every limit is a positive number, but those that may be switched off."""
         for name in self.__slots__:
-            if getattr(self, name) <= 0:
+            if getattr(self, name) < (0 if name in OPTIONAL else 1):
                 raise ConfigError(f"the limit {name} must be positive")
 
 

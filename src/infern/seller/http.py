@@ -143,7 +143,7 @@ class Responder:
 
     Args:
         send: ASGI send.
-        request_id: Set on every answer.
+        request_id: Set on every answer that names no other.
         stall_timeout_ms: How long one write may wait for a slow reader.
     """
 
@@ -165,15 +165,15 @@ class Responder:
             raise ClientGone from None
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send status and headers; `x-request-id` is added.
+        """Send status and headers; `x-request-id` is added unless it is there.
 
         Raises:
             ClientGone: The client does not take them.
         """
         if 200 <= status < 300:
             headers = {**headers, **self.on_success}
+        headers = {"x-request-id": self._request_id, **headers}
         pairs = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-        pairs.append((b"x-request-id", self._request_id.encode("ascii")))
         self.started = True
         await self._write({"type": "http.response.start", "status": status, "headers": pairs})
 

@@ -19,7 +19,12 @@ from infern.core.errors import (
     RemoteProtocolError,
 )
 from infern.core.f402.challenge import Mode, open_token
-from infern.core.f402.credential import Credential, Proof, parse_credential
+from infern.core.f402.credential import (
+    Credential,
+    Proof,
+    parse_attempt,
+    parse_credential,
+)
 from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import (
     ACCEPT_HEADER,
@@ -54,6 +59,7 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
+from infern.seller.jobs import Jobs
 from infern.seller.limits import (
     BODIES_PER_ADDRESS,
     AddressSlots,
@@ -64,7 +70,9 @@ from infern.seller.limits import (
 from infern.seller.minting import LINKS
 from infern.seller.parts import SellerParts
 from infern.seller.pricing import Order, price_request
+from infern.seller.recordings import Recording
 from infern.seller.relay import Relay
+from infern.seller.replays import Need, retry_count
 from infern.seller.settlement import Payer, Sale, Settlement
 
 MAX_AMOUNT_HEADER: Final = "f402-max-amount"
@@ -74,8 +82,9 @@ _log = logging.getLogger(__name__)
 class Pipeline:
     """Serves priced requests. One per process."""
 
-    def __init__(self, parts: SellerParts) -> None:
+    def __init__(self, parts: SellerParts, jobs: Jobs) -> None:
         self._parts = parts
+        self._jobs = jobs
         limits = parts.config.limits
         self._paid = Slots(limits.open_requests, "open requests")
         self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
@@ -96,8 +105,9 @@ class Pipeline:
         try:
             head = read_head(scope, request_id=request_id)
             responder.speaks_mpp = announces_fiber(head.headers.get(ACCEPT_HEADER, ""))
-            with self._buffered.share() as share:
-                await self._answer(Exchange(endpoint, head, receive, responder, share))
+            with ExitStack() as places:
+                share = places.enter_context(self._buffered.share())
+                await self._answer(Exchange(endpoint, head, receive, responder, share, places))
         except ClientGone:
             _log.debug("%s: the client left", request_id)
         except InfernError as error:
@@ -117,15 +127,14 @@ class Pipeline:
         key = await self._authenticate(credential, head)
         trusted = key is not None and await self._parts.keys.is_funded(key)
         serving = self._unpaid if credential.is_anonymous else self._paid
-        with ExitStack() as places:
-            # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor
-            # a place among those who pay while the body is on its way.
-            if trusted:
-                places.enter_context(serving.one())
-            body = await self._read(exchange, trusted=trusted)
-            if not trusted:
-                places.enter_context(serving.one())
-            await self._serve(exchange, credential, key, body)
+        # Tokens and keys are free to get, so neither allows a larger body than was quoted, nor a
+        # place among those who pay while the body is on its way.
+        if trusted:
+            exchange.places.enter_context(serving.one())
+        body = await self._read(exchange, trusted=trusted)
+        if not trusted:
+            exchange.places.enter_context(serving.one())
+        await self._serve(exchange, credential, key, body)
 
     async def _read(self, exchange: "Exchange", *, trusted: bool) -> bytes:
         limits, head = self._parts.config.limits, exchange.head
@@ -155,7 +164,7 @@ class Pipeline:
         if key is None:
             await self._offer(exchange, order, digest, body, mode)
             return
-        await self._sell(exchange, order, Payer(key=key, challenge=None), digest)
+        await self._by_key(exchange, key, order, digest)
 
     async def _authenticate(self, credential: Credential, head: HttpRequest) -> KeyRecord | None:
         if credential.proof is not None:
@@ -213,6 +222,21 @@ class Pipeline:
             headers = announced_headers(offer, body=body, challenge_key=key)
         await exchange.responder.error(error, headers)
 
+    async def _by_key(
+        self, exchange: "Exchange", key: KeyRecord, order: Order, digest: RequestDigest
+    ) -> None:
+        headers = exchange.head.headers
+        need = Need(
+            digest=digest,
+            tab_id=key.tab_id,
+            attempt=parse_attempt(headers),
+            retry=retry_count(headers),
+            is_stream=order.request.stream,
+        )
+        failure = await self._sell(exchange, order, Payer(key=key, challenge=None), need)
+        if failure is not None:
+            raise failure
+
     async def _by_proof(
         self,
         exchange: "Exchange",
@@ -221,41 +245,82 @@ class Pipeline:
         order: Order,
         digest: RequestDigest,
     ) -> None:
-        parts = self._parts
+        parts, responder = self._parts, exchange.responder
         try:
-            challenge = await parts.proofs.verify(proof, digest)
+            challenge = await parts.proofs.verify(
+                proof, digest, is_known_paid=self._jobs.replays.knows
+            )
             if proof.mpp is not None:
                 receipt = receipt_header(
                     challenge,
                     challenge_id=proof.mpp.challenge_id,
                     now_ms=parts.clock.now_ms(),
                 )
-                exchange.responder.on_success = {RECEIPT_HEADER: receipt}
+                responder.on_success = {RECEIPT_HEADER: receipt}
             if challenge.terms is None:
                 raise RemoteProtocolError("the challenge has no terms", code="invalid_challenge")
             # Honoured as quoted, whatever the listing says by now.
             quoted = replace(order, terms=challenge.terms)
             refund_to = refund_of(challenge, proof, own=parts.config.pay_to)
             payer = Payer(key=key, challenge=challenge, refund_to=refund_to)
-            await self._sell(exchange, quoted, payer, digest)
+            need = Need(
+                digest=digest,
+                payment_hash=challenge.payment_hash,
+                is_lock=challenge.mode is Mode.HOLD,
+                is_stream=order.request.stream,
+            )
+            failure = await self._sell(exchange, quoted, payer, need)
         except ProtocolError as error:
-            if error.code == "already_delivered":
-                await self._attach_receipt(error, proof)
-            if exchange.responder.started:
-                raise
-            headers = _failure_headers(parts, proof, error)
-            await exchange.responder.error(error, headers)
+            failure = error
+        if failure is None:
+            return
+        if not isinstance(failure, ProtocolError) or responder.started:
+            raise failure
+        await responder.error(failure, _failure_headers(parts, proof, failure))
 
     async def _sell(
-        self, exchange: "Exchange", order: Order, payer: Payer, digest: RequestDigest
+        self, exchange: "Exchange", order: Order, payer: Payer, need: Need
+    ) -> Exception | None:
+        """Give the answer to a request that is paid; returns why there is none."""
+        replays = self._jobs.replays
+        recording = replays.find(need)
+        is_replay = recording is not None
+        try:
+            if recording is None:
+                recording = replays.open(need, RequestId(exchange.head.request_id))
+                await self._begin(exchange, order, payer, need, recording)
+            failure = await self._jobs.deliver(
+                recording,
+                receive=exchange.receive,
+                responder=exchange.responder,
+                is_replay=is_replay,
+            )
+        except ProtocolError as error:
+            failure = error
+        if isinstance(failure, ProtocolError) and failure.code == "already_delivered":
+            await self._attach_receipt(failure, need)
+        return failure
+
+    async def _begin(
+        self,
+        exchange: "Exchange",
+        order: Order,
+        payer: Payer,
+        need: Need,
+        recording: Recording,
     ) -> None:
+        """Place the hold and start the job that makes the answer.
+
+        The job takes over the hold and the request's places.
+        """
         parts = self._parts
         sale = Sale(
             listing=order.listing,
             payer=payer,
             terms=order.terms,
-            digest=digest,
-            request_id=RequestId(exchange.head.request_id),
+            digest=need.digest,
+            request_id=recording.request_id,
+            attempt=need.attempt,
         )
         settlement = Settlement(
             ledger=parts.ledger,
@@ -267,22 +332,34 @@ class Pipeline:
             locks=parts.locks,
             sale=sale,
         )
-        async with settlement:
-            await Relay(
-                backend=parts.backend,
-                order=order,
-                settlement=settlement,
-                sale=sale,
-                limits=parts.config.limits,
-                responder=exchange.responder,
-                share=exchange.share,
-            ).serve(exchange.receive)
+        try:
+            watch = self._jobs.watch(recording)
+            await settlement.place()
+        except BaseException as error:
+            self._jobs.refuse(recording, error)
+            raise
+        relay = Relay(
+            backend=parts.backend,
+            order=order,
+            settlement=settlement,
+            sale=sale,
+            recording=recording,
+            watch=watch,
+            share=exchange.share,
+        )
         if payer.refund_to is not None:
-            parts.payouts.wake()
+            exchange.places.callback(parts.payouts.wake)
+        places = exchange.places.pop_all()
+        self._jobs.start(recording, settlement=settlement, work=relay, watch=watch, places=places)
 
-    async def _attach_receipt(self, error: ProtocolError, proof: Proof) -> None:
-        challenge = open_token(proof.token, self._parts.config.secrets.challenge_keys)
-        stored = await self._parts.ledger.receipt_of_payment(challenge.payment_hash)
+    async def _attach_receipt(self, error: ProtocolError, need: Need) -> None:
+        """Tell who asks too late for its answer what it was charged for."""
+        ledger = self._parts.ledger
+        stored = None
+        if need.payment_hash is not None:
+            stored = await ledger.receipt_of_payment(need.payment_hash)
+        elif need.tab_id is not None and need.attempt is not None:
+            stored = await ledger.receipt_of_attempt(need.tab_id, need.attempt)
         if stored is None:
             return
         signed = sign_receipt(Receipt.unpack(stored.packed), self._parts.agent)
@@ -296,13 +373,14 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request under way: where it came in, where its answer goes, and the memory it takes."""
+    """One request under way: where it came in, where its answer goes, what it takes up here."""
 
     endpoint: Endpoint
     head: HttpRequest
     receive: Receive
     responder: Responder
     share: ByteShare
+    places: ExitStack
 
 
 async def _refuse(responder: Responder, error: InfernError) -> None:

@@ -1,6 +1,7 @@
 """Checking that a proof's payment really arrived, with the payee's own node as the witness."""
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from infern.core.errors import (
@@ -42,8 +43,16 @@ class ProofDesk:
         self._clock = clock
         self._waiting: set[PaymentHash] = set()
 
-    async def verify(self, proof: Proof, digest: RequestDigest) -> Challenge:
+    async def verify(
+        self,
+        proof: Proof,
+        digest: RequestDigest,
+        *,
+        is_known_paid: Callable[[PaymentHash], bool] = lambda _: False,
+    ) -> Challenge:
         """Check a proof completely, short of making it single use.
+
+        The node is not asked about a payment that `is_known_paid`.
 
         Raises:
             RemoteProtocolError: Whatever `verify_proof` refuses; nothing is consumed.
@@ -51,7 +60,7 @@ class ProofDesk:
             PaymentError: `payment_not_received`; the invoice can no longer be paid.
             TransportError: `fiber_unavailable`; the same proof may come again.
         """
-        return await self._check(proof, digest, late_s=0)
+        return await self._check(proof, digest, is_known_paid, late_s=0)
 
     async def verify_for_redeem(self, token: str, preimage: Preimage | None) -> Challenge:
         """Check a token and its payment for redemption, where no request is repeated.
@@ -71,9 +80,16 @@ class ProofDesk:
                 "payTo": challenge.pay_to.hex(),
             },
         )
-        return await self._check(proof, challenge.digest, late_s=CREDIT_S)
+        return await self._check(proof, challenge.digest, lambda _: False, late_s=CREDIT_S)
 
-    async def _check(self, proof: Proof, digest: RequestDigest, *, late_s: int) -> Challenge:
+    async def _check(
+        self,
+        proof: Proof,
+        digest: RequestDigest,
+        is_known_paid: Callable[[PaymentHash], bool],
+        *,
+        late_s: int,
+    ) -> Challenge:
         verified = verify_proof(
             proof,
             keys=self._config.secrets.challenge_keys,
@@ -82,6 +98,7 @@ class ProofDesk:
             digest=digest,
             now_s=self._clock.now_ms() // 1000 - late_s,
         )
+        is_known = is_known_paid(verified.challenge.payment_hash)
         if verified.evidence is Evidence.ASK_NODE:
             if self._config.require_preimage:
                 raise PaymentError(
@@ -89,8 +106,9 @@ class ProofDesk:
                     "or newer to know it. The payment stays redeemable.",
                     code="payment_pending",
                 )
-            await self._await_status(verified.challenge.payment_hash, _MONEY)
-        elif verified.evidence is Evidence.ASK_FOR_LOCK:
+            if not is_known:
+                await self._await_status(verified.challenge.payment_hash, _MONEY)
+        elif verified.evidence is Evidence.ASK_FOR_LOCK and not is_known:
             # What was offered is honoured, also when preimages are asked for by now. Whether it is
             # money, and so can be redeemed, the ledger knows.
             await self._await_status(verified.challenge.payment_hash, _MONEY_OR_LOCK)

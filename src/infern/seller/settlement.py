@@ -1,8 +1,8 @@
 """The one owner of a hold, from before it is placed until it has ended.
 
 Whatever happens to a request (an answer, an error, a cancelled task, a vanished client), leaving
-the `async with` block ends the hold: captured if something was delivered and billed, released if
-not. There is no other place that ends holds of live requests.
+the `async with` block ends the hold that was placed: captured if something was delivered and
+billed, released if not. There is no other place that ends holds of live requests.
 """
 
 import hashlib
@@ -82,6 +82,7 @@ class Sale:
         terms: The ceiling.
         digest: The request.
         request_id: Names the receipt.
+        attempt: 32 bytes that name the need of a key that is debited; None without such a name.
     """
 
     listing: Listing
@@ -89,6 +90,7 @@ class Sale:
     terms: Terms
     digest: RequestDigest
     request_id: RequestId
+    attempt: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class Settled:
 
 
 class Settlement:
-    """Holds a request's ceiling and ends the hold exactly once. Use as `async with`.
+    """Holds a request's ceiling and ends the hold exactly once. `place`, then `async with`.
 
     Args:
         ledger: Where it is booked.
@@ -168,11 +170,16 @@ class Settlement:
         return self._sale.terms.ceiling
 
     async def __aenter__(self) -> Self:
-        """Place the hold.
+        """Own the hold that was placed."""
+        return self
+
+    async def place(self) -> None:
+        """Place the hold. Its owner enters the settlement next, with no wait in between.
 
         Raises:
             InsufficientBalance: The key's balance does not cover it.
-            ProtocolError: The proof was used (`already_delivered`, `request_in_progress`).
+            ProtocolError: The proof or the attempt was used (`already_delivered`,
+                `request_in_progress`, `idempotency_conflict`).
             LedgerError: `ledger_unavailable`; nothing was booked.
         """
         try:
@@ -184,7 +191,6 @@ class Settlement:
             finally:
                 self._leases.end(self._hold_id)
             raise
-        return self
 
     async def _place(self) -> None:
         challenge, key = self._sale.payer.challenge, self._sale.payer.key
@@ -194,6 +200,7 @@ class Settlement:
             amount=self.ceiling,
             digest=self._sale.digest,
             payment_hash=challenge.payment_hash if challenge else None,
+            attempt=self._sale.attempt,
             owner=self._leases.owner,
             lease_until_ms=self._leases.begin(self._hold_id),
             opened_ms=self._started_ms,
@@ -212,7 +219,7 @@ class Settlement:
     ) -> None:
         """Release the hold unless it was captured, or will be. Take a lock that was delivered for.
 
-        The answer has ended by now, so nobody waits for the node.
+        Writing a charged answer has ended by now, so nobody waits for the node.
         """
         try:
             if self._is_left_to_endings:
@@ -254,9 +261,14 @@ class Settlement:
             self._endings.add(self._hold_id, ending)
 
     @property
-    def is_settled(self) -> bool:
-        """True once the hold was captured."""
-        return self._settled is not None
+    def is_charged(self) -> bool:
+        """True once the hold was captured, or will be."""
+        return self._settled is not None or self._is_left_to_endings
+
+    @property
+    def waits_for_delivery(self) -> bool:
+        """True for a payment in hold mode: money only once somebody was given the answer."""
+        return self._lock is not None
 
     def as_told(self, failure: InfernError) -> InfernError:
         """A failure as the payer is to hear it.
@@ -287,19 +299,38 @@ class Settlement:
             "completion_tokens": usage.completion_tokens,
         }
 
-    async def capture(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> Settled:
-        """Charge for what was delivered and sign the receipt. Not interrupted by cancellation.
+    async def capture(
+        self, usage: BilledUsage, *, finish: Finish, response_root: bytes
+    ) -> Settled | None:
+        """Charge before delivery and sign the receipt. Not interrupted by cancellation.
+
+        None when the ledger does not say in time whether it booked the charge. It cannot be called
+        back then, so the answer is due; the charge is booked when the ledger is back.
 
         Raises:
-            LedgerError: The ledger stayed away. What was not delivered is then released; what was
-                is for `capture_later`.
+            LedgerError: The ledger refused or is away; nothing is charged and the hold is released.
+                In hold mode also when it does not say: the payment can be given back.
         """
         receipt = self._receipt(usage, finish, response_root)
-        with anyio.CancelScope(shield=True):
-            captured = await self._capture(receipt)
-        placed = parse_placed(captured, receipt)
-        self._settled = Settled(captured=captured, signed=sign_receipt(placed, self._agent))
-        return self._settled
+        try:
+            return await self._capture(receipt)
+        except LedgerError as error:
+            if error.money is not Money.UNKNOWN or self._lock is not None:
+                raise
+            self._leave_to_endings(receipt, error)
+            return None
+
+    async def capture_delivered(
+        self, usage: BilledUsage, *, finish: Finish, response_root: bytes
+    ) -> Settled | None:
+        """Charge after delivery; None when the ledger is away: it is booked when it is back."""
+        self.begin_delivery()
+        receipt = self._receipt(usage, finish, response_root)
+        try:
+            return await self._capture(receipt)
+        except LedgerError as error:
+            self._leave_to_endings(receipt, error)
+            return None
 
     def begin_delivery(self) -> None:
         """The consumer may have the answer from here on, whatever becomes of the connection.
@@ -308,12 +339,12 @@ class Settlement:
         """
         self._is_delivering = True
 
-    def capture_later(self, usage: BilledUsage, *, finish: Finish, response_root: bytes) -> None:
-        """Leave the charge for something delivered to be booked when the ledger is back.
+    def _leave_to_endings(self, receipt: Receipt, why: LedgerError) -> None:
+        """Book the charge for an answer when the ledger is back.
 
         Until then the money stays held; if this process dies first, start-up releases it.
         """
-        receipt = self._receipt(usage, finish, response_root)
+        _log.warning("an answer is not charged yet: %s", why.message)
         self._is_left_to_endings = True
 
         async def book() -> None:
@@ -323,9 +354,15 @@ class Settlement:
                 # It may have been booked although nobody heard so; the lock is to be taken then.
                 if error.code != "ledger_conflict" or self._lock is None:
                     raise
-            await self._deliver()
+            await (self._deliver if self._is_delivering else self._abandon)()
 
         self._endings.add(self._hold_id, book)
+
+    async def _capture(self, receipt: Receipt) -> Settled:
+        captured = await self._try_to_book(receipt)
+        placed = parse_placed(captured, receipt)
+        self._settled = Settled(captured=captured, signed=sign_receipt(placed, self._agent))
+        return self._settled
 
     async def _book(self, receipt: Receipt) -> Captured:
         return await self._ledger.capture(
@@ -335,23 +372,23 @@ class Settlement:
             remainder=self._plan,
         )
 
-    async def _capture(self, receipt: Receipt) -> Captured:
+    async def _try_to_book(self, receipt: Receipt) -> Captured:
         for attempt in range(1, CAPTURE_TRIES + 1):
-            try:
-                with anyio.fail_after(END_TIMEOUT_S):
+            with anyio.move_on_after(END_TIMEOUT_S, shield=True):
+                try:
                     return await self._book(receipt)
-            except TimeoutError:
-                # It may still be booked: the command is on its way and cannot be called back.
-                raise LedgerError(
-                    "The seller's ledger did not answer in time; whether this was charged shows "
-                    "in your receipts.",
-                    money=Money.UNKNOWN,
-                    retry=Retry.NEVER,
-                ) from None
-            except LedgerError as error:
-                if attempt == CAPTURE_TRIES or error.code == "ledger_conflict":
-                    raise
-                await self._clock.sleep_ms(CAPTURE_PAUSE_MS)
+                except LedgerError as error:
+                    if attempt == CAPTURE_TRIES or error.code == "ledger_conflict":
+                        raise
+                    await self._clock.sleep_ms(CAPTURE_PAUSE_MS)
+                    continue
+            # It may still be booked: the command is on its way and cannot be called back.
+            raise LedgerError(
+                "The seller's ledger did not answer in time; whether this was charged shows in your "
+                "receipts.",
+                money=Money.UNKNOWN,
+                retry=Retry.NEVER,
+            )
         raise InvariantViolation("the loop returns or raises")
 
     def _receipt(self, usage: BilledUsage, finish: Finish, response_root: bytes) -> Receipt:

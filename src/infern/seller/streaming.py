@@ -1,16 +1,16 @@
-"""Delivering a streamed answer: bytes out, tokens counted, receipt at the end.
+"""Making a streamed answer: bytes into its recording, tokens counted, receipt at the end.
 
 Events pass byte for byte. The usage chunk is kept back until the charge is known; the receipt is
 a comment just before `[DONE]`, and its response root covers every byte before that comment.
 """
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from infern.core.errors import (
     InfernError,
-    LedgerError,
     Money,
     StreamInterrupted,
     UpstreamUnavailable,
@@ -22,84 +22,99 @@ from infern.core.wire.strict_json import dumps
 from infern.core.wire.usage import BilledUsage
 from infern.seller import upstream_errors
 from infern.seller.billing import bill, odd_members
-from infern.seller.http import ClientGone, Responder
+from infern.seller.http import ClientGone
 from infern.seller.pricing import Order
+from infern.seller.recordings import BATCH_BYTES, Recording
 from infern.seller.settlement import Sale, Settled, Settlement
 
 KEEPALIVE: Final = b": keepalive\n\n"
 DONE: Final = b"data: [DONE]\n\n"
-BATCH_BYTES: Final = 16 * 1024
-"""Bytes handed to the client's connection at once, and so the most it can be charged for unread."""
-_log = logging.getLogger(__name__)
+WINDOW_BYTES: Final = BATCH_BYTES
+"""How far an answer that must have a reader is made ahead of the furthest one."""
+TAIL_BYTES: Final = 2 * 1024
+"""Room for what ends a stream: the receipt's comment, `[DONE]`."""
 
 
-class StreamDelivery:
-    """One stream to one client. Metering follows what was written to the client's socket."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """What was written at once: `end` pieces of the recording are then written."""
+
+    end: int
+    data: bytes
+    events: Sequence[SseEvent]
+
+
+class StreamAnswer:
+    """One stream. Metering follows what was handed to a client's connection."""
 
     def __init__(
         self,
         *,
-        responder: Responder,
+        recording: Recording,
         settlement: Settlement,
         sale: Sale,
         order: Order,
         headers: Mapping[str, str],
     ) -> None:
-        self._responder = responder
+        self._recording = recording
         self._settlement = settlement
         self._sale = sale
         self._order = order
         self._headers = headers
         self._meter = SseMeter(order.request, order.bound)
         self._root = ResponseRoot()
+        self._pieces: deque[_Piece] = deque()
         self._usage_event: SseEvent | None = None
-        self.done = False
+        self.is_done = False
 
-    async def begin(self) -> None:
-        """Send status and headers, unless a keepalive already did."""
-        if self._responder.started:
-            return
-        await self._responder.start(
+    def begin(self) -> None:
+        """Write status and headers, unless a keepalive already did."""
+        self._recording.start(
             200,
             {
                 "content-type": "text/event-stream; charset=utf-8",
                 "cache-control": "private, no-store",
                 "x-accel-buffering": "no",
+                "x-should-retry": "false",
                 "f402-reserved": str(self._settlement.ceiling),
                 **self._headers,
             },
         )
 
-    async def keepalive(self) -> None:
+    def keepalive(self) -> None:
         """Tell a waiting client that its request is alive."""
-        await self.begin()
-        await self._write(KEEPALIVE)
+        self.begin()
+        self._write(KEEPALIVE, ())
 
     async def take(self, data: bytes) -> None:
         """Pass on the next bytes of the model server; empty bytes are its end.
 
         Raises:
             InfernError: The server reported an error, broke off or wrote more than was ordered.
-            ClientGone: The client does not take bytes any more.
         """
+        recording = self._recording
         events = self._meter.feed(data) if data else self._meter.finish()
         for batch in _batches([event for event in events if self._is_passed_on(event)]):
-            # Counted when it is handed over: a client that read it could otherwise leave before
-            # the write returns, and have it for nothing. So batches are small.
-            for event in batch:
-                self._meter.mark_sent(event)
-            await self._write(b"".join(event.raw for event in batch))
+            self._write(b"".join(event.raw for event in batch), batch)
+            while recording.ahead_bytes > WINDOW_BYTES and recording.must_be_read:
+                await recording.moved()
+        self._count(recording.handed)
         if self._meter.fault is not None:
             raise upstream_errors.broke_off(
                 self._meter.fault,
                 self._order.listing,
-                is_delivered=self._meter.counted().is_delivered,
+                is_delivered=self._has_content,
             )
         if self._meter.is_over_limit:
             raise StreamInterrupted("The model server wrote more than was ordered.")
-        self.done = self._meter.is_done or not data
-        if self.done and not self._meter.is_finished:
+        self.is_done = self._meter.is_done or not data
+        if self.is_done and not self._meter.is_finished:
             raise StreamInterrupted("The model server broke off in mid-answer.")
+
+    @property
+    def _has_content(self) -> bool:
+        """True once something was handed over, or is about to be."""
+        return bool(self._pieces) or self._meter.counted().is_delivered
 
     def _is_passed_on(self, event: SseEvent) -> bool:
         """True for what goes out as it came; the usage chunk and the end are sent anew."""
@@ -108,16 +123,37 @@ class StreamDelivery:
             return False
         return not self._meter.is_hidden(event) and event.kind is not EventKind.DONE
 
-    async def _write(self, data: bytes) -> None:
-        self._root.update(data)
-        await self._responder.chunk(data)
+    def _write(self, data: bytes, events: Sequence[SseEvent]) -> None:
+        self._recording.append(data)
+        self._pieces.append(_Piece(end=self._recording.count, data=data, events=events))
 
-    async def finish(self) -> None:
-        """Charge a complete answer, send its receipt and end the stream.
+    def _count(self, end: int) -> None:
+        """Take what was handed over for delivered."""
+        while self._pieces and self._pieces[0].end <= end:
+            piece = self._pieces.popleft()
+            self._root.update(piece.data)
+            for event in piece.events:
+                self._meter.mark_sent(event)
+
+    async def wait_for_readers(self) -> None:
+        """Wait until all of it was handed over, or is kept for who comes later.
+
+        The watch limits how long nobody may read.
+        """
+        usage = self._usage_event
+        tail_bytes = TAIL_BYTES + (2 * len(usage.raw) if usage is not None else 0)
+        recording = self._recording
+        if not recording.reserve(tail_bytes):
+            recording.drop()
+        while recording.ahead_bytes and not recording.runs_on:
+            await recording.moved()
+        self._count(recording.count)
+
+    async def finish(self) -> bytes:
+        """Charge a complete answer; returns what is still to be written.
 
         Raises:
             InfernError: There was nothing in it, and nothing is charged.
-            ClientGone: The client does not take bytes any more.
         """
         counted = self._meter.counted()
         nothing = upstream_errors.empty(self._order, self._meter.usage, counted)
@@ -125,10 +161,11 @@ class StreamDelivery:
             raise nothing
         usage = bill(self._order, self._meter.usage, counted)
         last = self._usage_chunk(usage)
-        if last:
-            await self._write(last)
-        settled = await self._capture(usage, self._finish_reason())
-        await self._responder.end(_comment(settled) + DONE)
+        self._root.update(last)
+        settled = await self._settlement.capture_delivered(
+            usage, finish=self._finish_reason(), response_root=self._root.root()
+        )
+        return last + _comment(settled) + DONE
 
     def _finish_reason(self) -> Finish:
         reasons = self._meter.finish_reasons
@@ -142,32 +179,33 @@ class StreamDelivery:
         chunk = {**event.json, "f402": summary}
         return b"data: " + dumps(chunk) + b"\n\n"
 
-    async def _capture(self, usage: BilledUsage, finish: Finish) -> Settled | None:
-        root = self._root.root()
-        self._settlement.begin_delivery()
-        try:
-            return await self._settlement.capture(usage, finish=finish, response_root=root)
-        except LedgerError as error:
-            # The client has its answer, so the charge is booked as soon as the ledger is back.
-            _log.warning("a delivered answer is not charged yet: %s", error.message)
-            self._settlement.capture_later(usage, finish=finish, response_root=root)
-            return None
+    async def close(self, failure: InfernError | ClientGone) -> bytes:
+        """Charge what was delivered of a stream that broke off; returns what ends it.
 
-    async def close(self, failure: InfernError | ClientGone) -> None:
-        """End a stream that broke off: charge what was delivered, say what happened."""
-        if self._settlement.is_settled:
-            return
-        gone = isinstance(failure, ClientGone)
+        Raises:
+            ClientGone: There is nobody to end it for.
+        """
+        recording = self._recording
+        if isinstance(failure, InfernError):
+            while recording.has_readers and recording.ahead_bytes:
+                await recording.moved()
+        self._count(recording.handed)
+        recording.cut()
         settled = None
         counted = self._meter.counted()
         is_charged = upstream_errors.empty(self._order, self._meter.usage, counted) is None
         if is_charged:
-            usage = bill(self._order, self._meter.usage, counted)
-            settled = await self._capture(usage, Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED)
-        if isinstance(failure, InfernError):
-            ended = _as_it_ended(failure, is_charged=is_charged)
-            event = render_stream_error(self._settlement.as_told(ended), self._sale.request_id)
-            await self._responder.end(_comment(settled) + event)
+            gone = isinstance(failure, ClientGone)
+            settled = await self._settlement.capture_delivered(
+                bill(self._order, self._meter.usage, counted),
+                finish=Finish.CLIENT_LEFT if gone else Finish.INTERRUPTED,
+                response_root=self._root.root(),
+            )
+        if isinstance(failure, ClientGone):
+            raise failure
+        ended = _as_it_ended(failure, is_charged=is_charged)
+        event = render_stream_error(self._settlement.as_told(ended), self._sale.request_id)
+        return _comment(settled) + event
 
 
 def _batches(events: list[SseEvent]) -> Iterator[list[SseEvent]]:

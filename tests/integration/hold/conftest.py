@@ -149,12 +149,16 @@ class HoldWorld:
         self.app = SellerApp(self.parts)
         await open_books(self.parts)
         self._scope = anyio.CancelScope()
-        self.group.start_soon(self._run, self._scope, self.parts)
+        await self.group.start(self._run, self._scope, self.parts, self.app)
 
-    async def _run(self, scope: anyio.CancelScope, parts: Any) -> None:
+    async def _run(
+        self, scope: anyio.CancelScope, parts: Any, app: Any, *, task_status: Any
+    ) -> None:
         # A killed process raises in its tasks; the world goes on without it.
         with scope, contextlib.suppress(BaseExceptionGroup):
             async with anyio.create_task_group() as group:
+                app.jobs.begin(group)
+                task_status.started()
                 group.start_soon(parts.locks.run)
                 group.start_soon(parts.endings.run)
                 group.start_soon(parts.payouts.run)

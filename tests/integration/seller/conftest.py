@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
@@ -53,6 +54,7 @@ MODEL = ModelConfig(
 )
 LIMITS = SellerLimits(
     body_timeout_ms=2_000,
+    linger_ms=500,
     first_byte_timeout_ms=2_000,
     idle_timeout_ms=2_000,
     total_timeout_ms=20_000,
@@ -87,6 +89,7 @@ class SellerWorld:
     parts: Any = None
     app: Any = None
     payee: Any = None
+    group: Any = None
     numbers: Any = field(default_factory=itertools.count)
 
     async def start(self) -> None:
@@ -124,6 +127,7 @@ class SellerWorld:
             entropy=SystemEntropy(),
         )
         self.app = SellerApp(self.parts)
+        self.app.jobs.begin(self.group)
 
     async def stop(self) -> None:
         """End in good order."""
@@ -161,6 +165,11 @@ class SellerWorld:
         if "proof" in named:
             named["payment-signature"] = named.pop("proof")
         return await self.request("POST", target, body, named, client=client)
+
+    async def quiet(self) -> None:
+        """Wait until no answer is made any more: they outlive their connections."""
+        while self.app.jobs.under_way:
+            await anyio.sleep(0.001)
 
     async def key(self, balance: int) -> str:
         """A prepaid key with this balance, credited by a top-up."""
@@ -303,12 +312,14 @@ async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         path = tmp_path / f"seller{len(worlds)}"
         path.mkdir()
         limits = changes.pop("limits", {})
-        world = SellerWorld(path=path, limits=replace(LIMITS, **limits), **changes)
+        world = SellerWorld(path=path, limits=replace(LIMITS, **limits), group=group, **changes)
         await world.start()
         worlds.append(world)
         return world
 
-    yield make
+    async with anyio.create_task_group() as group:
+        yield make
+        group.cancel_scope.cancel()
     for world in worlds:
         books = await world.ledger.books()
         world.ledger.close()

@@ -180,7 +180,8 @@ async def test_redemptions_and_proofs_at_once_move_one_payment_once(world: Any) 
     credited = sum([(await world.tab(key)).deposited for key in keys])
     assert credited + await world.spent() <= offer.challenge.amount
     assert await world.spent() in (0, world.cost(7, 5))
-    assert sum(got.status == 200 and "choices" in got.json() for got in answers) <= 1
+    # The payment may be answered, once; asked for again, the answer is the same.
+    assert len({got.body for got in answers if got.status == 200 and b"choices" in got.body}) <= 1
 
 
 async def test_models_show_prices_and_who_is_paid(world: Any) -> None:

@@ -31,6 +31,8 @@ from infern.core.ids import Preimage, Pubkey, parse_preimage, parse_pubkey
 from infern.core.wire.strict_json import Json, JsonObject
 
 PROOF_HEADER: Final = "payment-signature"
+ATTEMPT_HEADER: Final = "idempotency-key"
+MAX_ATTEMPT_CHARS: Final = 255
 MPP_HEADER: Final = CREDENTIAL_HEADER.lower()
 KEY_PREFIX: Final = "inf_sk_"
 FREE_PREFIX: Final = "inf_free_"
@@ -113,6 +115,22 @@ def parse_credential(headers: Mapping[str, str]) -> Credential:
     elif payments:
         proof = _parse_mpp(payments[0])
     return Credential(proof=proof, key=_own_key(scheme, value.strip()))
+
+
+def parse_attempt(headers: Mapping[str, str]) -> bytes | None:
+    """The 32 bytes that name the need of a keyed request: the hash of its `Idempotency-Key`.
+
+    Raises:
+        RemoteProtocolError: The header is empty, too long or not printable ASCII; unmoved.
+    """
+    text = headers.get(ATTEMPT_HEADER)
+    if text is None:
+        return None
+    if not 0 < len(text) <= MAX_ATTEMPT_CHARS or not text.isascii() or not text.isprintable():
+        raise RemoteProtocolError(
+            f"Idempotency-Key has 1 to {MAX_ATTEMPT_CHARS} printable ASCII characters"
+        )
+    return hashlib.sha256(b"f402/attempt." + text.encode("ascii")).digest()
 
 
 def _own_key(scheme: str, value: str) -> str | None:
