@@ -105,7 +105,7 @@ def test_without_the_token_nothing_is_paid(proxy) -> None:
     assert _spent(proxy) == before
 
 
-def test_a_web_page_cannot_spend(proxy) -> None:
+def test_abuse_39_a_web_page_cannot_spend(proxy) -> None:
     before = _spent(proxy)
     for headers in ({"origin": "https://evil.example"}, {"host": "evil.example:8402"}):
         reply = httpx2.post(

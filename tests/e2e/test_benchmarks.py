@@ -14,14 +14,14 @@ RUN = (
     "--only direct,pass-through,prepaid,upfront,402 --rounds 1 --seconds 0.1 --proofs 4"
     " --connections 2 --no-write"
 )
-OVERLOAD = "--only large_bodies --seconds 1 --recovery 0.2 --no-write"
+OVERLOAD = "--only compressed --seconds 1 --recovery 0.2 --no-write"
 
 
 @pytest.mark.parametrize(
     ("module", "arguments", "wanted"),
     [
         ("run", RUN, ["| prepaid |", "| upfront, paid", "| 402 with", "| pass-through |"]),
-        ("overload", OVERLOAD, ["| large bodies |", "413 request_too_large", "they balance"]),
+        ("overload", OVERLOAD, ["| compressed |", "they balance"]),
         ("micro_ledger", "--seconds 0.05", ["64 at once"]),
     ],
 )

@@ -68,11 +68,19 @@ def infern(verbose: int) -> None:
 
     Shell completion: eval "$(_INFERN_COMPLETE=bash_source infern)" (or zsh_source, fish_source).
     """  # noqa: D301 - click reads the backspace character
-    logging.basicConfig(
-        level=LOG_LEVELS.get(verbose, logging.DEBUG),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    set_up_logging(verbose)
+
+
+def set_up_logging(verbose: int) -> None:
+    """Log to standard error: warnings, or more.
+
+    Only our own loggers go below INFO. At DEBUG the libraries below us write whole requests and
+    headers: prompts, keys, and the tokens of payments.
+    """
+    level = LOG_LEVELS.get(verbose, logging.DEBUG)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(max(level, logging.INFO))
+    logging.getLogger("infern").setLevel(level)
 
 
 def main() -> None:

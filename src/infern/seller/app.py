@@ -190,7 +190,7 @@ class SellerApp:
         status = error.status_code if isinstance(error, HTTPException) else 404
         code = "method_not_allowed" if status == 405 else "not_found"
         return self._render(
-            ProtocolError(f"there is no {request.method} {request.url.path[:120]} here", code=code)
+            ProtocolError(f"there is no such path here, or not for {request.method}", code=code)
         )
 
     async def _bug(self, request: Request, error: Exception) -> Response:

@@ -45,7 +45,7 @@ class Endless(httpx2.SyncByteStream):
         self.is_closed = True
 
 
-def test_an_endless_402_is_read_up_to_the_limit(world):
+def test_abuse_38_an_endless_402_is_read_up_to_the_limit(world):
     body = Endless()
 
     def change(_request, response):
@@ -71,7 +71,7 @@ def test_a_packed_402_is_not_unpacked(world):
     assert world.seller.requests[0].headers["accept-encoding"] == "identity"
 
 
-def test_an_offer_that_came_by_a_redirect_is_refused(world):
+def test_abuse_37_an_offer_that_came_by_a_redirect_is_refused(world):
     def change(request, response):
         if request.url.host == "router.test":
             return httpx2.Response(307, headers={"location": "https://other.test/v1/chat"})

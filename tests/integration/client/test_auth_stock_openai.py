@@ -117,7 +117,7 @@ async def test_faults_on_the_paid_leg_cost_one_payment_async(world, turns):
         (Turn.REDIRECT, "offer_refused"),
     ],
 )
-def test_a_seller_that_keeps_refusing_is_paid_once(world, turn, code):
+def test_abuse_38_a_seller_that_keeps_refusing_is_paid_once(world, turn, code):
     world.seller.turns.extend([turn] * 50)
     client, _ = sync_client(world)
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_an_answer_given_before_is_an_error_once_and_then_a_new_request(world):
     assert len(world.node.paid) == 2
 
 
-def test_a_proof_is_not_sent_to_the_target_of_a_redirect(world):
+def test_abuse_37_a_proof_is_not_sent_to_the_target_of_a_redirect(world):
     world.seller.turns.append(Turn.REDIRECT)
     client, _ = sync_client(world)
     with pytest.raises(openai.APIStatusError):

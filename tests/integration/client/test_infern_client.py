@@ -298,7 +298,7 @@ def test_a_node_that_is_away_pays_nothing_twice(world):
     ["another invoice", "dearer", "another request", "another payee", "another realm",
      "another refund"],
 )  # fmt: skip
-def test_a_lying_offer_is_not_paid(world, lie, lies):
+def test_abuse_38_a_lying_offer_is_not_paid(world, lie, lies):
     world.seller.lie = lies[lie]
     with pytest.raises(InfernError) as caught:
         ask(sync_client(world))

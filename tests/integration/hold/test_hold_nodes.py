@@ -76,7 +76,7 @@ async def test_a_node_that_restarts_while_the_answer_is_made(world: Any, name: s
     ],
     ids=["settle", "cancel"],
 )
-async def test_a_node_that_is_away_when_its_lock_ends_does_it_when_it_is_back(
+async def test_abuse_16_a_node_that_is_away_when_its_lock_ends_does_it_when_it_is_back(
     world: Any, steps: Any, during: LockState, after: LockState
 ) -> None:
     async with anyio.create_task_group() as group:

@@ -156,7 +156,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("headers", "status"), REFUSED)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/"])
-async def test_who_may_not_spend_is_refused_before_anything_is_asked(world, headers, status, path):
+async def test_abuse_39_who_may_not_spend_is_refused_before_anything_is_asked(
+    world, headers, status, path
+):
     async with http_of(app_of(world)) as http:
         method = "POST" if path.endswith("completions") else "GET"
         answer = await http.request(method, path, json=BODY, headers=headers)
@@ -167,7 +169,7 @@ async def test_who_may_not_spend_is_refused_before_anything_is_asked(world, head
     assert world.node.calls == []
 
 
-async def test_a_page_of_another_site_gets_no_preflight_and_a_listed_one_does(world):
+async def test_abuse_39_a_page_of_another_site_gets_no_preflight_and_a_listed_one_does(world):
     app = app_of(world, origins=frozenset({"https://chat.example"}))
     asked = {
         "access-control-request-method": "POST",

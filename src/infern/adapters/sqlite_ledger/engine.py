@@ -330,6 +330,12 @@ def prepare(
         ConfigError: A newer version made it; it is left as it was.
     """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if (
+        not found
+        and connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'holds'").fetchone()
+    ):
+        # Version 1 named itself only after its tables were there; it died in between.
+        found = 1
     if found > version:
         raise ConfigError(
             f"the ledger has schema {found}, made by a newer Infern; this one knows {version}. "

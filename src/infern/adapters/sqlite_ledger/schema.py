@@ -86,7 +86,7 @@ MIGRATIONS: Final = {
 ALTER TABLE holds ADD COLUMN attempt BLOB;
 ALTER TABLE holds ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE holds ADD COLUMN lease_until_ms INTEGER NOT NULL DEFAULT 0;
-DROP INDEX holds_open;
+DROP INDEX IF EXISTS holds_open;
 """,
 }
 """From a version to the next: what `SCHEMA`, run afterwards, does not make by itself."""

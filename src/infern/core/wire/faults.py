@@ -3,7 +3,7 @@ r"""What a model server says when it does not answer, in any dialect, and what o
 Three questions about an error. What does it say: `read_fault`, `fault_of`. Whose fault is it:
 `judge`. What may a consumer read of it: `told`. A model server's text is written for its operator:
 it names files, addresses and other models of the machine, so it is shortened, made printable and
-cleared of these before it leaves.
+cleared of these before it leaves. Where it repeats the request, that is cut off even for the log.
 
 Source: the OpenAI API reference; vLLM `ErrorResponse`, before 0.10 without the `error` around it;
 llama.cpp `format_error_response`; Ollama `openai.NewError` and its own `{"error": "text"}`; LM
@@ -170,4 +170,11 @@ def _shown(value: Json) -> str:
     """Foreign text fit for a log line."""
     if not isinstance(value, str | int):
         return ""
-    return "".join(c if c.isprintable() else "?" for c in str(value)[:MAX_SHOWN_CHARS])
+    text = _REPEATED_INPUT.sub(r"\1 […]", str(value)[:_MAX_READ_CHARS])
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_SHOWN_CHARS])
+
+
+_MAX_READ_CHARS: Final = 4 * MAX_SHOWN_CHARS
+_REPEATED_INPUT: Final = re.compile(r"""(['"]input['"]\s*:|\binput_value=).*""", re.DOTALL)
+"""How pydantic repeats what it refuses, in `errors()` and as text: a prompt has no place in a log.
+Whatever stands behind it is given up with it."""

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from infern.core.wire.faults import (
@@ -145,3 +147,23 @@ def test_names_of_the_operator_are_told_as_consumers_know_them() -> None:
 
 def test_what_is_told_has_an_end() -> None:
     assert len(told("é" * 10_000, renamed={"é" * 10: "x" * 10_000})) <= MAX_SHOWN_CHARS
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[{'type': 'extra_forbidden', 'loc': ('body', 'foo'), 'input': 'my PIN is 4711'}]",
+        '[{"type": "missing", "input": {"messages": [{"content": "my PIN is 4711"}]}}]',
+        "1 validation error for Chat [type=string_type, input_value='my PIN is 4711', input_typ",
+        "x" * 280 + "'input': 'my PIN is 4711'",
+    ],
+)
+def test_abuse_29_a_request_that_is_repeated_in_an_error_goes_no_further(message: str) -> None:
+    fault = fault_of(json.dumps({"object": "error", "message": message}).encode())
+    assert "PIN" not in fault.message
+    assert fault.message[:10] == message[:10]
+
+
+def test_words_about_input_stay() -> None:
+    message = "your request has 5123 input tokens: input is too long (parameter=input_tokens)"
+    assert fault_of(json.dumps({"error": {"message": message}}).encode()).message == message

@@ -1,0 +1,54 @@
+"""Every abuse case has a test that is named after its number."""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Table = list[list[str]]
+
+CASES = range(1, 43)
+NOT_BUILT = {36: "a router", 40: "the free tier"}
+IN_FLIGHT = {
+    **dict.fromkeys((1, 2, 18, 19, 20, 21), "replay"),
+    **dict.fromkeys((26, 27), "payouts"),
+    **dict.fromkeys((33, 34), "hold"),
+}
+"""Cases whose tests come with a branch that is not merged yet."""
+NAME = re.compile(r"test_abuse_(\d\d)_[a-z]")
+
+
+@pytest.fixture(scope="module")
+def named(root: Path) -> dict[int, list[str]]:
+    """Tests by the number of their case."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                match = NAME.match(node.name)
+                if match is not None:
+                    found[int(match[1])].append(f"{path.relative_to(root)}::{node.name}")
+    return found
+
+
+def test_the_document_lists_the_cases(
+    document: Callable[[str], str], table: Callable[[str, str], Table]
+) -> None:
+    rows = table(document("docs/abuse-cases.md"), "# | somebody | outcome")
+    assert [number for number, _, _ in rows] == [str(number) for number in CASES]
+    said = {int(number) for number, _, outcome in rows if "which is not built" in outcome}
+    assert said == set(NOT_BUILT)
+
+
+def test_no_test_has_the_number_of_another_thing(named: dict[int, list[str]]) -> None:
+    assert set(named) <= set(CASES) - set(NOT_BUILT)
+
+
+@pytest.mark.parametrize("number", [n for n in CASES if n not in NOT_BUILT])
+def test_each_case_has_a_test(named: dict[int, list[str]], number: int) -> None:
+    if not named[number] and number in IN_FLIGHT:
+        pytest.skip(f"case {number} comes with the branch {IN_FLIGHT[number]}")
+    assert named[number], f"no test_abuse_{number:02}_… for case {number}"
