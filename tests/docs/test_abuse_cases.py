@@ -17,7 +17,6 @@ NOT_BUILT = {36: "a router", 40: "the free tier"}
 IN_FLIGHT = {
     **dict.fromkeys((1, 2, 18, 19, 20, 21), "replay"),
     **dict.fromkeys((26, 27), "payouts"),
-    **dict.fromkeys((33, 34), "hold"),
 }
 """Cases whose tests come with a branch that is not merged yet."""
 NAME = re.compile(r"test_abuse_(\d\d)_[a-z]")
