@@ -41,8 +41,10 @@ def telling(raw: bytes, members: Any) -> bytes:
 @pytest.mark.parametrize("early_usage", list(TELLS_EARLY))
 @pytest.mark.parametrize("payer", ["key", "proof"])
 async def test_abuse_20_who_leaves_early_is_charged_the_real_prompt(
-    world: Any, early_usage: EarlyUsage, payer: str
+    make_world: Any, early_usage: EarlyUsage, payer: str
 ) -> None:
+    """By proof the model goes on, and is given up when it has been silent for too long."""
+    world = await make_world(limits={"idle_timeout_ms": 200})
     world.models = (replace(world.models[0], dialect=Dialect(early_usage=early_usage)),)
     world.reassemble()
     # Many short words: an estimate from the bytes is far below what they are.
@@ -54,8 +56,9 @@ async def test_abuse_20_who_leaves_early_is_charged_the_real_prompt(
     world.model.plan.append(streaming([*told, Step.HANG]))
     got = await world.chat(body, client=HttpClient(leave_after=len(told)), **paying)
     assert got.body == b"".join(told)
+    await world.quiet()
     receipt = await world.stored_receipt(got)
-    assert receipt.finish is Finish.CLIENT_LEFT
+    assert receipt.finish is (Finish.CLIENT_LEFT if payer == "key" else Finish.INTERRUPTED)
     assert (receipt.prompt_tokens, receipt.completion_tokens) == (27, 3)
     assert receipt.charged == world.cost(27, 3) == await world.spent()
     asked = loads_object(world.model.requests[0].body)
@@ -68,6 +71,7 @@ async def test_abuse_20_a_prompt_told_early_is_charged_up_to_the_ceiling(world: 
     told = telling(chunk("a"), {"timings": {"prompt_n": 10**6, "cache_n": 0}})
     world.model.plan.append(streaming([told, Step.HANG]))
     got = await world.chat(body, key=key, client=HttpClient(leave_after=1))
+    await world.quiet()
     receipt = await world.stored_receipt(got)
     assert 0 < receipt.charged < await world.quote(body)
     assert receipt.charged == await world.spent()

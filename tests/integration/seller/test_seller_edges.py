@@ -40,9 +40,10 @@ class SlowDisk:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_abuse_15_a_charge_whose_outcome_is_not_known_is_called_unknown_and_booked_once(
+async def test_abuse_15_an_answer_is_given_although_the_ledger_does_not_say_that_it_is_charged(
     world: Any, stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The charge cannot be called back; it is booked once, and until then there is no receipt."""
     monkeypatch.setattr(settlement_module, "END_TIMEOUT_S", 0.05)
     key = await world.key(BALANCE)
     body = world.body(stream=stream)
@@ -67,9 +68,8 @@ async def test_abuse_15_a_charge_whose_outcome_is_not_known_is_called_unknown_an
         assert got[0].body.endswith(b"data: [DONE]\n\n")
         assert b"f402-receipt" not in got[0].body
     else:
-        assert (got[0].status, got[0].error["code"]) == (503, "ledger_unavailable")
-        assert (got[0].error["money"], got[0].error["retry"]) == ("unknown", "never")
-        assert got[0].headers["x-should-retry"] == "false"
+        assert got[0].json()["f402"]["charged"] == str(world.cost(7, 5))
+        assert not {"f402-receipt", "f402-cost", "f402-balance"} & set(got[0].headers)
     assert len(world.parts.endings) == 1
     disk.open()
     await world.parts.endings.try_all()
@@ -170,15 +170,19 @@ async def test_a_client_that_stalls_at_an_error_is_given_up(make_world: Any, pay
 async def test_a_plain_answer_to_a_client_that_stalls_was_charged_and_has_a_receipt(
     make_world: Any,
 ) -> None:
-    """Its bytes were handed over; the receipt tells the client's next try."""
+    """Its bytes were handed over; the client's next try gets them, or the receipt."""
     world = await make_world(limits={"stall_timeout_ms": 20})
     body = world.body()
     proof = await world.proof(body)
     got = await world.chat(body, proof=proof, client=HttpClient(stall_after=0))
     assert not got.is_complete
     assert await world.spent() == world.cost(7, 5)
+    await world.quiet()
     again = await world.chat(body, proof=proof)
-    assert again.error["f402"]["receipt"] == got.headers["f402-receipt"]
+    assert world.plain_receipt(again, body).charged == await world.spent()
+    world.reassemble()
+    late = await world.chat(body, proof=proof)
+    assert late.error["f402"]["receipt"] == again.headers["f402-receipt"]
 
 
 async def test_a_stalled_end_of_a_broken_stream_changes_no_booking(make_world: Any) -> None:
@@ -320,7 +324,7 @@ async def test_a_charge_is_never_above_what_was_held(world: Any) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_abuse_20_who_leaves_while_the_charge_is_booked_is_charged_once_and_told(
+async def test_abuse_20_who_leaves_while_the_charge_is_booked_is_charged_once_and_may_return(
     world: Any, stream: bool
 ) -> None:
     from infern.testing import scripted_model
@@ -344,8 +348,9 @@ async def test_abuse_20_who_leaves_while_the_charge_is_booked_is_charged_once_an
         await anyio.sleep(0.01)
         disk.open()
     assert not client.is_complete
+    await world.quiet()
     assert await world.spent() == world.cost(7, 5)
     again = await world.chat(body, proof=proof)
-    assert (again.status, again.error["code"]) == (409, "already_delivered")
-    assert again.error["f402"]["charged"] == str(world.cost(7, 5))
+    check = world.stream_receipt if stream else world.plain_receipt
+    assert check(again, body).charged == await world.spent() == world.cost(7, 5)
     assert len(world.model.requests) == 1

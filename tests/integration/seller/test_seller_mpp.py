@@ -116,8 +116,12 @@ async def test_the_remainder_goes_to_the_key_beside_it(world: Any) -> None:
 async def test_both_forms_of_one_payment_are_one_payment(world: Any) -> None:
     body = world.body()
     challenge = await paid(world, body)
-    assert (await world.chat(body, payment_authorization=credential(challenge))).status == 200
+    first = await world.chat(body, payment_authorization=credential(challenge))
+    assert first.status == 200
     spent = await world.spent()
+    got = await world.chat(body, payment_authorization=credential(challenge), **ACCEPT)
+    assert (got.status, got.body) == (200, first.body)
+    world.reassemble()  # the kept answer is gone
     got = await world.chat(body, payment_authorization=credential(challenge), **ACCEPT)
     assert (got.status, got.json()["error"]["code"]) == (409, "already_delivered")
     assert await world.spent() == spent

@@ -186,7 +186,8 @@ async def test_a_stranger_pays_over_fiber_and_is_answered_with_a_receipt(live: A
         assert receipt.charged == live.world.cost(7, 5)
         assert receipt.payment_ref == offer.challenge.payment_hash
         again = await live.http.post(CHAT, content=body, headers=proof)
-        assert again.json()["error"]["code"] == "already_delivered"
+        assert (again.status_code, again.content) == (200, got.content)
+        assert again.headers["f402-replayed"] == "true"
     assert len(live.model.requests) == 2
     assert {h["Authorization"] for h in live.model.headers} == {"Bearer up-key"}
     assert all("Payment-Signature" not in h for h in live.model.headers)
