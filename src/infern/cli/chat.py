@@ -8,6 +8,7 @@ import click
 from infern.cli.consumer import Consumer, load_consumer, paying_options, run, seller_options
 from infern.cli.output import emit_json, note
 from infern.client.receipts import ReceiptCheck
+from infern.client.wallet import PayMode
 from infern.core.errors import ConfigError
 from infern.core.units import format_amount
 from infern.sdk import AsyncInfern
@@ -34,7 +35,7 @@ def chat(
     """Ask PROMPT once, or talk until you leave an empty line.
 
     Each answer is paid by a prepaid key when you have one at this seller, otherwise by itself
-    over Fiber. The cost stands below each answer.
+    over Fiber; in hold mode always by itself. The cost stands below each answer.
 
     Example: infern chat 'What is Infern?' --base-url http://127.0.0.1:9402/v1
     """
@@ -55,7 +56,8 @@ async def _talk(
     as_json: bool,
 ) -> None:
     async with consumer.client(pays=True) as client:
-        client.f402.use_stored_key()
+        if consumer.mode is PayMode.UPFRONT:
+            client.f402.use_stored_key()
         name = model or await _first_model(client)
         messages: list[Any] = [{"role": "system", "content": system}] if system else []
         text = prompt if prompt is not None else _next_line()

@@ -192,6 +192,15 @@ def test_a_chat_in_hold_mode_and_what_does_not_end_is_shown(live) -> None:
     assert "locked since" in checks["hold mode"]["detail"]
 
 
+def test_a_chat_in_hold_mode_leaves_the_prepaid_key_alone(live) -> None:
+    flags = seller_flags(live)
+    run("topup", "1 CKB", "--yes", *flags)
+    run("chat", "hi", "--mode", "hold", *flags)
+    assert json.loads(run("balance", "--json", *flags).stdout)["balance"] == "100000000"
+    run("chat", "hi", *flags)
+    assert json.loads(run("balance", "--json", *flags).stdout)["balance"] != "100000000"
+
+
 def test_withdraw_asks_first_and_refuses_what_makes_no_sense(live) -> None:
     flags = seller_flags(live)
     run("topup", "1 CKB", "--yes", *flags)
