@@ -27,7 +27,7 @@ import uvicorn
 from infern.adapters.fiber_rpc import FiberRpcClient
 from infern.cli.compose import embedded_fiber
 from infern.cli.demo_world import CONFIG, MODEL, ProviderProcess, free_port
-from infern.core.fiber.rpc_payments import ListPayments
+from infern.core.fiber.rpc_payments import ListPayments, SendPayment
 from infern.core.fiber.types import PaymentStatus
 from infern.core.ledger.books import violations
 
@@ -35,13 +35,15 @@ LIMITS = """
 [limits]
 address_per_minute = 10000
 mint_burst = 10000
+keys_per_minute = 10000
+topups_per_minute = 10000
 """
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host"}
 PROOFS = {"payment-signature", "payment-authorization"}
 
 
 class Fault(StrEnum):
-    """What happens to the first answer to a need's proof, or to all of them."""
+    """What happens to the first answer to a need's proof or key, or to all of them."""
 
     NONE = "none"
     UNAVAILABLE = "503, once"
@@ -77,7 +79,7 @@ class FaultProxy:
         need = headers.pop("x-test-need", "")
         fault = Fault[headers.pop("x-test-fault", "NONE")]
         carries = bool(PROOFS & headers.keys()) or headers.get("authorization", "").startswith(
-            "Payment "
+            ("Payment ", "Bearer inf_sk_")
         )
         if not carries:
             self.asked[need] += 1
@@ -165,6 +167,21 @@ class FaultWorld:
             cursor = page.last_cursor
             if len(page.payments) < 50:
                 return found
+
+    async def key(self, amount: int) -> str:
+        """A prepaid key with this balance, paid by the consumer's node."""
+        async with httpx2.AsyncClient(base_url=self.base_url, timeout=60) as http:
+            wish = {"amount": str(amount)} if amount else {}
+            made = (await http.post("/f402/keys", json=wish)).json()
+            if amount:
+                await self.node.call(SendPayment(invoice=made["topup"]["invoice"]))
+            headers = {"authorization": f"Bearer {made['api_key']}"}
+            async with asyncio.timeout(60):
+                while True:
+                    books = (await http.get("/f402/balance", headers=headers)).json()
+                    if int(books["balance"]) == amount:
+                        return str(made["api_key"])
+                    await asyncio.sleep(0.02)
 
     def charges(self, need: str) -> int:
         """How many answers to this need the seller charged for."""

@@ -10,12 +10,13 @@ import pytest
 
 Table = list[list[str]]
 
-CASES = range(1, 43)
+DOCUMENT = Path(__file__).parents[2] / "docs/abuse-cases.md"
+ROW = re.compile(r"^\| (\d+) \|", re.MULTILINE)
+CASES = [int(number) for number in ROW.findall(DOCUMENT.read_text("utf-8"))]
 NOT_BUILT = {36: "a router", 40: "the free tier"}
 IN_FLIGHT = {
     **dict.fromkeys((1, 2, 18, 19, 20, 21), "replay"),
     **dict.fromkeys((26, 27), "payouts"),
-    **dict.fromkeys((33, 34), "hold"),
 }
 """Cases whose tests come with a branch that is not merged yet."""
 NAME = re.compile(r"test_abuse_(\d\d)_[a-z]")
@@ -38,7 +39,8 @@ def test_the_document_lists_the_cases(
     document: Callable[[str], str], table: Callable[[str, str], Table]
 ) -> None:
     rows = table(document("docs/abuse-cases.md"), "# | somebody | outcome")
-    assert [number for number, _, _ in rows] == [str(number) for number in CASES]
+    assert [number for number, _, _ in rows] == [str(at + 1) for at in range(len(CASES))]
+    assert len(CASES) >= 42
     said = {int(number) for number, _, outcome in rows if "which is not built" in outcome}
     assert said == set(NOT_BUILT)
 

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -91,3 +92,21 @@ def test_the_quickstarts_do_what_they_say(document: Callable[[str], str], tmp_pa
     assert re.search(r"^prepaid +key_\w{26} +inf_sk_\w{43}$", output, re.MULTILINE)
     assert "through the proxy: The capital of Norway is Oslo." in output
     assert re.search(r"^receipt: verified\nredeemed: [1-9]\d* shannon$", output, re.MULTILINE)
+
+
+def test_the_clients_that_were_tested_have_the_versions_of_the_locks(
+    root: Path, document: Callable[[str], str], table: Callable[[str, str], list[list[str]]]
+) -> None:
+    pinned = re.compile(r"^([a-z0-9-]+)==([^ ;]+)", re.MULTILINE)
+    locks = {
+        name: dict(pinned.findall((root / f"requirements/{name}.lock").read_text("utf-8")))
+        for name in ("dev", "clients")
+    }
+    node = json.loads((root / "tests/clients/node/package-lock.json").read_text("utf-8"))
+    versions = {
+        "openai, Python": locks["dev"]["openai"],
+        "openai, JavaScript": node["packages"]["node_modules/openai"]["version"],
+        **{name: locks["clients"][name] for name in ("langchain-openai", "litellm", "llm")},
+    }
+    rows = table(document("docs/quickstart/consumer.md"), "client | version | how")
+    assert {name: version for name, version, _ in rows} == versions

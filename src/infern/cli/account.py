@@ -74,7 +74,8 @@ def balance(as_json: bool, **flags: Any) -> None:
     if books is None:
         if as_json:
             emit_json({"in_hold_mode": held.to_json()})
-        held.show()
+        else:
+            held.show()
         return
     if as_json:
         emit_json(

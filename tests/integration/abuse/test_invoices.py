@@ -87,9 +87,7 @@ async def test_abuse_08_an_invoice_in_a_udt_is_not_paid_where_ckb_is_due(
     await refuses(live, make_payer(live), "invoice asset")
 
 
-async def test_abuse_08_a_udt_invoice_of_the_sellers_node_buys_nothing(
-    make_live: Any, eventually: Any
-) -> None:
+async def test_abuse_08_a_udt_invoice_of_the_sellers_node_buys_nothing(make_live: Any) -> None:
     """The node has other users: what they are paid in is no money of this seller's."""
     live = await make_live(public_url=PUBLIC)
     body = live.world.body()

@@ -26,6 +26,7 @@ from infern.cli.main import set_up_logging
 from infern.core.f402.challenge import derive_preimage, mint_token, peek_token
 from infern.core.f402.credential import make_key, proof_header
 from infern.core.f402.offer import parse_offer
+from infern.core.fiber.rpc import SendPayment
 from infern.proxy.app import ProxyApp
 from infern.proxy.config import ProxyConfig
 from infern.testing.scripted_model import answer, chunk, stream
@@ -193,8 +194,29 @@ async def use_everything(run: Run, payer: Any, proxy: Any) -> None:
         await proxy.chat.completions.create(model="m", messages=text, max_tokens=40)
     proof = await run.paid(body := run.body())
     assert (await run.post(CHAT, body, payment_signature=proof, **bearer)).status_code == 200
+    await in_hold_mode(run)
     await refusals(run, proof)
     await accounts(run, rich)
+
+
+async def in_hold_mode(run: Run) -> None:
+    """One lock that is taken, one that is given back."""
+    for how, status in (("", 200), ("no JSON", 502)):
+        body = run.body(how=how)
+        got = await run.post(CHAT, body, f402_mode="hold", accept_payment="fiber/charge")
+        offer = parse_offer(got.content, str(got.url))
+        assert offer is not None, got.text
+        await run.live.nodes["consumer"].call(SendPayment(invoice=offer.invoice))
+        proof = proof_header(offer, preimage=None)
+        got = await run.post(CHAT, body, payment_signature=proof)
+        assert got.status_code == status, got.text
+
+    async def locks() -> int:
+        return len(await run.live.world.ledger.open_locks(limit=10))
+
+    async with asyncio.timeout(30):
+        while await locks():
+            await asyncio.sleep(0.01)
 
 
 async def refusals(run: Run, proof: str) -> None:

@@ -2,16 +2,23 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from infern.adapters.home import infern_home
+from infern.adapters.sqlite_journal import SqliteJournal
 from infern.cli.main import infern
 from infern.cli.output import EXIT_CONFIG, exit_code
+from infern.client.held import LATE_MS
 from infern.core.errors import CODES, ConfigError, InfernError, PaymentOutcomeUnknown
+from infern.core.f402.challenge import Mode
+from infern.core.f402.client import ClientState
 from infern.core.fiber.rpc import GetInvoice, ListPeers, NewInvoice
 from infern.core.fiber.types import InvoiceStatus
+from infern.core.ids import PaymentHash
 from infern.core.units import Network
 
 
@@ -148,6 +155,41 @@ def test_money_is_taken_out_and_the_balance_shows_it(live) -> None:
     assert "by a withdrawal" in shown
     text = run("withdraw", "all", "--yes", *flags).stdout
     assert "withdrawn  1.4" in text
+
+
+def test_a_chat_in_hold_mode_and_what_does_not_end_is_shown(live) -> None:
+    flags = seller_flags(live)
+    answered = json.loads(run("chat", "hi", "--mode", "hold", "--json", *flags).stdout)
+    assert answered["receipt"] == "verified"
+    journal = SqliteJournal(infern_home() / "client")
+    (row,) = journal.attempts(limit=9)
+    assert row.mode is Mode.HOLD
+    checks = {r["check"]: r for r in json.loads(run("doctor", "--json", *flags, fails=True).stdout)}
+    assert checks["hold mode"]["ok"] is True
+    assert journal.get(row.payment_hash).state in (ClientState.SETTLING, ClientState.DELIVERED)
+    stuck = replace(
+        row,
+        payment_hash=PaymentHash(b"\x09" * 32),
+        state=ClientState.INTENDED,
+        created_ms=row.created_ms - LATE_MS,
+        updated_ms=row.created_ms - LATE_MS,
+    )
+    journal.intend(stuck, lambda _spent: None)
+    journal.record(stuck, replace(stuck, state=ClientState.HELD))
+    journal.close()
+    shown = run("balance", *flags).stdout
+    assert "in hold mode" in shown
+    assert "at the latest (held)" in shown
+    assert shown.count(live.base_url.removesuffix("/v1")) >= 1
+    for command in ("balance", "receipts"):
+        held = json.loads(run(command, "--json", *flags).stdout)["in_hold_mode"]
+        (found,) = [r for r in held if r["payment_hash"] == "09" * 32]
+        assert found["amount"] == str(row.amount)
+    result = run("doctor", "--json", *flags, fails=True)
+    assert result.exit_code == 1
+    checks = {r["check"]: r for r in json.loads(result.stdout)}
+    assert checks["hold mode"]["ok"] is False
+    assert "locked since" in checks["hold mode"]["detail"]
 
 
 def test_withdraw_asks_first_and_refuses_what_makes_no_sense(live) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from infern.adapters.system import SystemEntropy
 from infern.core.errors import LedgerError, UpstreamUnavailable
+from infern.core.f402.offer import WORST_LOCK_S
 from infern.core.fiber import rpc
 from infern.core.fiber.errors import payment_failure
 from infern.core.fiber.types import InvoiceStatus, PaymentStatus
@@ -241,7 +242,9 @@ async def test_a_release_that_cannot_be_booked_is_booked_later_and_gives_the_pay
 # Nobody comes.
 
 
-async def test_a_payment_nobody_claims_is_given_back_after_half_a_minute(world: Any) -> None:
+async def test_abuse_33_a_payment_nobody_claims_is_given_back_after_half_a_minute(
+    world: Any,
+) -> None:
     offer, proof = await world.pay(body := world.body())
     await world.arrived(offer)
     await world.pass_ms(10_000)
@@ -249,6 +252,27 @@ async def test_a_payment_nobody_claims_is_given_back_after_half_a_minute(world: 
     await world.pass_ms(31_000)
     await world.is_given_back(offer)
     await over(world, body, proof)
+
+
+async def test_abuse_34_a_seller_that_vanishes_with_a_payment_cannot_keep_it_for_ever(
+    world: Any,
+) -> None:
+    """Nobody can hurry it, but Fiber's own time ends it: two weeks at worst."""
+    offer, proof = await world.pay(body := world.body())
+    await world.arrived(offer)
+    world.kill()
+    world.nodes.network.clock.advance_ms(3 * 3_600_000)
+    await world.invoice_is(offer.challenge.payment_hash, InvoiceStatus.RECEIVED)
+    world.nodes.network.clock.advance_ms(WORST_LOCK_S * 1000)
+    await world.payment_is(offer, PaymentStatus.FAILED)
+    # Its node says `Received` still; a seller that comes back does not work for that, not even on
+    # the same day, when its token would open.
+    await world.invoice_is(offer.challenge.payment_hash, InvoiceStatus.RECEIVED)
+    world.clock.shift_ms += 20 * 3_600_000
+    await world.start()
+    await over(world, body, proof)
+    await world.pass_ms(1_000)
+    await world.is_given_back(offer)
 
 
 async def test_a_lock_of_a_process_that_is_gone_is_given_back_when_its_lease_ends(

@@ -17,7 +17,7 @@ async def refusal(world: Any, *reasons: str, address: str = "198.51.100.9") -> N
     assert got.error["f402"]["reason"] in reasons
 
 
-async def test_sixty_locks_at_once_and_not_one_more(world: Any) -> None:
+async def test_abuse_33_sixty_locks_at_once_and_not_one_more(world: Any) -> None:
     assert world.limits.open_locks == 60
     begin = anyio.Event()
     offers: list[Any] = []
@@ -62,7 +62,7 @@ async def test_sixty_locks_at_once_and_not_one_more(world: Any) -> None:
     await world.is_taken(offer)
 
 
-async def test_one_address_has_four_offers_it_does_not_use(make_world: Any) -> None:
+async def test_abuse_33_one_address_has_four_offers_it_does_not_use(make_world: Any) -> None:
     world = await make_world(limits={"locks_per_address": 4})
     address = "198.51.100.9"
     bought = [await world.pay(body := world.body(), address=address) + (body,) for _ in range(4)]

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 
 from infern.client.budget import Budget
+from infern.client.wallet import PayMode
 from infern.core.fiber.types import PaymentStatus
 from infern.proxy.app import ProxyApp
 from infern.proxy.config import Prepaid, ProxyConfig
@@ -54,6 +55,20 @@ async def test_a_stock_client_is_served_and_paid_for(world):
     assert len(world.node.paid) == 2
     assert world.states() == ["delivered", "delivered"]
     assert (await client.models.list()).data[0].id == "m"
+
+
+async def test_hold_mode_is_the_proxy_s_or_the_caller_s_choice(world):
+    wallet = world.wallet(mode=PayMode.HOLD)
+    app = ProxyApp(ProxyConfig(base_url=SELLER, token=TOKEN), wallet, transport=world.transport)
+    world.seller.is_idle = True
+    assert (await ask(openai_of(app))).choices[0].message.content == "Hello"
+    await ask(openai_of(app), extra_headers={"F402-Mode": "upfront"})
+    assert sorted(world.states()) == ["delivered", "settling"]
+    async with http_of(app) as http:
+        status = (await http.get("/", headers=AUTH)).json()
+    assert status["mode"] == "hold"
+    cap = str(TERMS.ceiling + wallet.budget.fee_cap(TERMS.ceiling))
+    assert status["locked"] == {"payments": 1, "amount": cap}
 
 
 async def test_nothing_of_the_callers_credentials_goes_to_the_seller(world):

@@ -152,7 +152,8 @@ MANY = {f"x_{number}": "a" for number in range(1_000)}
 async def test_an_attack_is_refused_clearly_and_leaves_nothing_behind(
     make_world: Any, wire: bytes, refusal: tuple[int, str]
 ) -> None:
-    world = await make_world(limits={"body_timeout_ms": 50})
+    timeout_ms = 50 if refusal[0] == 408 else PATIENCE_S * 1000
+    world = await make_world(limits={"body_timeout_ms": timeout_ms})
     key = await world.key(RICH)
     async with listening(world.app) as port:
         async with Connection(port) as connection:
@@ -170,7 +171,7 @@ async def test_a_body_without_end_is_refused_and_its_connection_ended(
     """Whoever goes on sending after the refusal would otherwise keep us reading for ever."""
     for name, value in limit.items():
         monkeypatch.setattr(http_protocol, name, value)
-    world = await make_world()
+    world = await make_world(limits={"body_timeout_ms": 60_000})
     piece = b"1000\r\n" + b" " * 0x1000 + b"\r\n"
     async with listening(world.app) as port, Connection(port) as connection:
         await connection.send(head(None))
@@ -192,7 +193,7 @@ async def test_a_body_without_end_is_refused_and_its_connection_ended(
 
 
 async def test_strangers_from_many_addresses_fill_their_own_places_only(make_world: Any) -> None:
-    world = await make_world(limits={"open_requests": PLACES})
+    world = await make_world(limits={"open_requests": PLACES, "body_timeout_ms": 60_000})
     key = await world.key(RICH)
     async with listening(world.app) as port, contextlib.AsyncExitStack() as stack:
         slow = [
@@ -257,7 +258,9 @@ async def test_a_flood_of_unpaid_requests_waits_for_the_node_in_bounded_places(
 async def test_whole_answers_and_bodies_share_one_memory(make_world: Any) -> None:
     """Each answer is within its limit; all together must be within the memory there is."""
     half = answer("x" * 30_000)
-    world = await make_world(limits={"buffered_bytes": 2 * len(half) + 2_000})
+    world = await make_world(
+        limits={"buffered_bytes": 2 * len(half) + 2_000, "idle_timeout_ms": 60_000}
+    )
     key = await world.key(RICH)
     gates = [anyio.Event() for _ in range(3)]
     world.model.plan.extend(Script(steps=[half[:-1], gate, half[-1:]]) for gate in gates)
@@ -348,7 +351,8 @@ async def test_a_model_server_that_never_ends_is_cut_off_and_never_overcharged(
     make_world: Any, stream: bool, write: Writing, code: str, charged: int
 ) -> None:
     async with model_server(write) as url, Counted(url, response_limit_bytes=10**6) as model:
-        world = await make_world(model=model, limits={"total_timeout_ms": 1_000})
+        timeout_ms = 500 if code == "provider_timeout" else PATIENCE_S * 1000
+        world = await make_world(model=model, limits={"total_timeout_ms": timeout_ms})
         key = await world.key(RICH)
         async with listening(world.app) as port, Connection(port) as connection:
             body = world.fresh_body(stream=stream)
@@ -410,7 +414,7 @@ async def test_a_silent_model_server_costs_nothing_and_frees_its_place(make_worl
 
 
 async def test_who_sends_a_refused_body_to_its_end_reads_why_and_goes_on(make_world: Any) -> None:
-    world = await make_world()
+    world = await make_world(limits={"body_timeout_ms": 60_000})
     key = await world.key(RICH)
     async with listening(world.app) as port, Connection(port) as connection:
         size = world.limits.paid_body_bytes

@@ -105,6 +105,7 @@ CLAIMS: list[tuple[str, ChangeChallenge, ChangeExpectation]] = [
     ("price", lambda c: c, lambda e: replace(e, price=replace(TERMS.price, asset=UDT_ASSET))),
     ("payee", lambda c: c, lambda e: replace(e, pay_to=OTHER.pubkey)),
     ("mode", lambda c: replace(c, mode=Mode.HOLD), lambda e: e),
+    ("mode", lambda c: c, lambda e: replace(e, modes=frozenset({Mode.HOLD}))),
     ("refund", lambda c: replace(c, refund_to=OTHER.pubkey), lambda e: e),
     (
         "refund",

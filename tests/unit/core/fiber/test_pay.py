@@ -53,6 +53,8 @@ PAYMENT = PayInvoice(
     timeout_ms=60_000,
 )  # fmt: skip
 FRESH = dataclasses.replace(PAYMENT, lookup_first=False)
+HOLD = dataclasses.replace(PAYMENT, is_hold=True)
+FRESH_HOLD = dataclasses.replace(HOLD, lookup_first=False)
 
 
 def _record(status: PaymentStatus, *, at_ms: int = 5, error: str | None = None) -> PaymentRecord:
@@ -156,6 +158,15 @@ RUNS = [
     ("an unsent send after one without answer is not the end",
      FRESH, [BROKEN, WOKEN, *[NOT_FOUND, WOKEN] * 3, SUCCESS],
      "send wait look wait look wait look wait look paid"),
+    ("in hold mode an accepted send ends the run", FRESH_HOLD, [CREATED], "send paid"),
+    ("in hold mode a payment found under way ends the run", HOLD, [INFLIGHT], "look paid"),
+    ("in hold mode a payment that was taken already ends the run", HOLD, [SUCCESS], "look paid"),
+    ("in hold mode a send without answer is looked up, not repeated",
+     FRESH_HOLD, [BROKEN, WOKEN, INFLIGHT], "send wait look paid"),
+    ("in hold mode a duplicate under way is looked up, not repeated",
+     FRESH_HOLD, [EXISTS_INFLIGHT, WOKEN, INFLIGHT], "send wait look paid"),
+    ("in hold mode a send without trace is made again only after a while",
+     FRESH_HOLD, [BROKEN, WOKEN, NOT_FOUND], "send wait look wait"),
 ]  # fmt: skip
 
 
@@ -168,6 +179,8 @@ def test_a_run_takes_these_steps(payment, reports, steps: str) -> None:
 ENDINGS = [
     # (what, payment, reports before, last report, error, money)
     ("no path", FRESH, [], NO_ROUTE, NoRoute, Money.UNMOVED),
+    ("no path in hold mode", FRESH_HOLD, [], NO_ROUTE, NoRoute, Money.UNMOVED),
+    ("failed at once in hold mode", FRESH_HOLD, [], FAILED, PaymentFailed, Money.UNMOVED),
     ("refused parameters", FRESH, [], WRONG, LocalProtocolError, Money.UNMOVED),
     ("expired invoice", FRESH, [], EXPIRED, PaymentFailed, Money.UNMOVED),
     ("no right to pay", FRESH, [], FORBIDDEN, ConfigError, Money.UNMOVED),

@@ -113,7 +113,7 @@ async def test_an_address_has_its_offers_back_when_they_are_claimed_or_over(desk
         assert await desk.until_done(payment_hash) is LockState.CANCELLED
 
 
-async def test_a_lock_that_stays_open_for_long_is_said_once(
+async def test_abuse_34_a_lock_that_stays_open_for_long_is_said_once(
     desk: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     payment_hash = await desk.held()
