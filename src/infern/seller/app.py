@@ -24,7 +24,7 @@ from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
 from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
-from infern.seller.jobs import Jobs
+from infern.seller.answers import Answers
 from infern.seller.keys import KeyRing
 from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper
@@ -128,13 +128,13 @@ class SellerApp:
     """The ASGI callable. Starlette's lifespan runs the seller's background tasks.
 
     Attributes:
-        jobs: Answers under way; whoever runs no lifespan begins them by hand.
+        answers: Answers under way; whoever runs no lifespan begins them by hand.
     """
 
     def __init__(self, parts: SellerParts) -> None:
         self._parts = parts
-        self.jobs = Jobs(parts.config.limits)
-        self._pipeline = Pipeline(parts, self.jobs)
+        self.answers = Answers(parts.config.limits)
+        self._pipeline = Pipeline(parts, self.answers)
         self._looking = anyio.Lock()
         self._looks = 0
         self._is_ready = False
@@ -171,7 +171,7 @@ class SellerApp:
             group.start_soon(self._parts.payouts.run)
             group.start_soon(self._parts.unclaimed.run)
             async with anyio.create_task_group() as answers:
-                self.jobs.begin(answers)
+                self.answers.begin(answers)
                 yield
                 answers.cancel_scope.cancel()
             with anyio.move_on_after(DRAIN_S):

@@ -59,7 +59,7 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
-from infern.seller.jobs import Jobs
+from infern.seller.answers import Answers
 from infern.seller.limits import (
     BODIES_PER_ADDRESS,
     AddressSlots,
@@ -82,9 +82,9 @@ _log = logging.getLogger(__name__)
 class Pipeline:
     """Serves priced requests. One per process."""
 
-    def __init__(self, parts: SellerParts, jobs: Jobs) -> None:
+    def __init__(self, parts: SellerParts, answers: Answers) -> None:
         self._parts = parts
-        self._jobs = jobs
+        self._answers = answers
         limits = parts.config.limits
         self._paid = Slots(limits.open_requests, "open requests")
         self._unpaid = Slots(limits.open_unpaid, "open unpaid requests")
@@ -248,7 +248,7 @@ class Pipeline:
         parts, responder = self._parts, exchange.responder
         try:
             challenge = await parts.proofs.verify(
-                proof, digest, is_known_paid=self._jobs.replays.knows
+                proof, digest, is_known_paid=self._answers.replays.knows
             )
             if proof.mpp is not None:
                 receipt = receipt_header(
@@ -282,21 +282,21 @@ class Pipeline:
         self, exchange: "Exchange", order: Order, payer: Payer, need: Need
     ) -> Exception | None:
         """Give the answer to a request that is paid; returns why there is none."""
-        replays = self._jobs.replays
+        replays = self._answers.replays
         recording = replays.find(need)
         is_replay = recording is not None
+        if recording is None:
+            recording = replays.open(need, RequestId(exchange.head.request_id))
+        # From here on, or an equal request would take it for an answer that nobody waits for.
+        reader = recording.join(is_replay=is_replay)
         try:
-            if recording is None:
-                recording = replays.open(need, RequestId(exchange.head.request_id))
+            if not is_replay:
                 await self._begin(exchange, order, payer, need, recording)
-            failure = await self._jobs.deliver(
-                recording,
-                receive=exchange.receive,
-                responder=exchange.responder,
-                is_replay=is_replay,
-            )
+            failure = await self._answers.deliver(reader, exchange.receive, exchange.responder)
         except ProtocolError as error:
             failure = error
+        finally:
+            reader.leave()
         if isinstance(failure, ProtocolError) and failure.code == "already_delivered":
             await self._attach_receipt(failure, need)
         return failure
@@ -309,9 +309,9 @@ class Pipeline:
         need: Need,
         recording: Recording,
     ) -> None:
-        """Place the hold and start the job that makes the answer.
+        """Place the hold and begin to make the answer.
 
-        The job takes over the hold and the request's places.
+        The maker takes over the hold and the request's places.
         """
         parts = self._parts
         sale = Sale(
@@ -333,10 +333,10 @@ class Pipeline:
             sale=sale,
         )
         try:
-            watch = self._jobs.watch(recording)
+            watch = self._answers.watch(recording)
             await settlement.place()
         except BaseException as error:
-            self._jobs.refuse(recording, error)
+            self._answers.refuse(recording, error)
             raise
         relay = Relay(
             backend=parts.backend,
@@ -350,7 +350,9 @@ class Pipeline:
         if payer.refund_to is not None:
             exchange.places.callback(parts.payouts.wake)
         places = exchange.places.pop_all()
-        self._jobs.start(recording, settlement=settlement, work=relay, watch=watch, places=places)
+        self._answers.start(
+            recording, settlement=settlement, work=relay, watch=watch, places=places
+        )
 
     async def _attach_receipt(self, error: ProtocolError, need: Need) -> None:
         """Tell who asks too late for its answer what it was charged for."""

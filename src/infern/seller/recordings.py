@@ -1,7 +1,7 @@
-"""An answer as it is made and kept: written once by its job, read by any number of connections.
+"""An answer as it is made and kept: written once by its maker, read by any number of connections.
 
 Every reader gets the same bytes from the first one on, then follows as the answer grows. What is
-handed to a connection is what was delivered, so the job asks how far the furthest reader has got.
+handed to a connection is what was delivered, so the maker asks how far the furthest got.
 A recording that is kept has all its bytes; one that is not drops what was read.
 """
 
@@ -22,7 +22,7 @@ REPLAYED_HEADER: Final = "f402-replayed"
 
 
 class Timer(Protocol):
-    """What time it is; see `infern.seller.jobs`."""
+    """What time it is; see `infern.seller.answers`."""
 
     @property
     def now_ms(self) -> int:
@@ -119,7 +119,7 @@ class Recording:
         """True while somebody reads what cannot be had later."""
         return bool(self._readers) and not self.runs_on
 
-    # Writing, for the job alone.
+    # Writing, for the maker alone.
 
     def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Write status and headers; the first call counts."""
@@ -204,7 +204,7 @@ class Recording:
         """A reader at the first byte; it must `leave`."""
         reader = Reader(self, is_replay=is_replay)
         self._readers.add(reader)
-        self._tell_job()
+        self._tell_maker()
         return reader
 
     async def news(self) -> None:
@@ -245,7 +245,7 @@ class Recording:
         """A reader's connection took the last byte."""
         if self.delivered_ms is None:
             self.delivered_ms = self._timer.now_ms
-        self._tell_job()
+        self._tell_maker()
 
     def note_left(self, reader: "Reader") -> None:
         """A reader reads no more."""
@@ -259,9 +259,9 @@ class Recording:
     def _reader_moved(self) -> None:
         if not self._limit:
             self._trim()
-        self._tell_job()
+        self._tell_maker()
 
-    def _tell_job(self) -> None:
+    def _tell_maker(self) -> None:
         if self._moved is not None:
             self._moved.set()
             self._moved = None

@@ -20,7 +20,7 @@ from infern.seller import upstream_errors
 from infern.seller.backend import Backend
 from infern.seller.billing import bill, odd_members
 from infern.seller.http import ClientGone
-from infern.seller.jobs import Watch
+from infern.seller.answers import Watch
 from infern.seller.limits import ByteShare
 from infern.seller.pricing import Order
 from infern.seller.recordings import Recording

@@ -157,7 +157,7 @@ class HoldWorld:
         # A killed process raises in its tasks; the world goes on without it.
         with scope, contextlib.suppress(BaseExceptionGroup):
             async with anyio.create_task_group() as group:
-                app.jobs.begin(group)
+                app.answers.begin(group)
                 task_status.started()
                 group.start_soon(parts.locks.run)
                 group.start_soon(parts.endings.run)

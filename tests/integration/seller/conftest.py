@@ -127,7 +127,7 @@ class SellerWorld:
             entropy=SystemEntropy(),
         )
         self.app = SellerApp(self.parts)
-        self.app.jobs.begin(self.group)
+        self.app.answers.begin(self.group)
 
     async def stop(self) -> None:
         """End in good order."""
@@ -168,7 +168,7 @@ class SellerWorld:
 
     async def quiet(self) -> None:
         """Wait until no answer is made any more: they outlive their connections."""
-        while self.app.jobs.under_way:
+        while self.app.answers.under_way:
             await anyio.sleep(0.001)
 
     async def key(self, balance: int) -> str:

@@ -1,4 +1,4 @@
-"""Answers being made, each in a task of its own that outlives the connection which asked for it.
+"""Answers under way, each made in a task of its own that outlives the connection which asked for it.
 
 One timer looks after all deadlines: of the model server, of whole answers, of slow readers, of
 answers nobody reads, of answers that are kept. A timer per wait would cost more than the waits.
@@ -22,7 +22,7 @@ from infern.core.errors import (
 )
 from infern.seller.config import SellerLimits
 from infern.seller.http import ClientGone, Receive, Responder
-from infern.seller.recordings import Recording
+from infern.seller.recordings import Reader, Recording
 from infern.seller.replays import Replays
 from infern.seller.settlement import Settlement
 
@@ -143,7 +143,7 @@ class Timekeeper:
         await anyio.sleep(self._tick_ms / 1000)
 
 
-class Jobs:
+class Answers:
     """All answers under way and all connections that read one. One per process."""
 
     def __init__(self, limits: SellerLimits) -> None:
@@ -160,7 +160,7 @@ class Jobs:
         return len(self._watches)
 
     def begin(self, group: TaskGroup) -> None:
-        """Run jobs in this group from now on."""
+        """Make answers in this group from now on."""
         self._group = group
         self.timer.begin()
         group.start_soon(self._keep_time)
@@ -263,20 +263,16 @@ class Jobs:
         recording.fail(failure)
 
     async def deliver(
-        self, recording: Recording, *, receive: Receive, responder: Responder, is_replay: bool
+        self, reader: Reader, receive: Receive, responder: Responder
     ) -> Exception | None:
         """Give a recording to a client; returns why there is no answer, or no more of it.
 
         Raises:
             ClientGone: The client does not take it.
         """
-        reader = recording.join(is_replay=is_replay)
-        try:
-            with anyio.CancelScope() as scope:
-                self._running().start_soon(_watch_for_leaving, receive, responder, scope)
-                return await reader.deliver(responder)
-        finally:
-            reader.leave()
+        with anyio.CancelScope() as scope:
+            self._running().start_soon(_watch_for_leaving, receive, responder, scope)
+            return await reader.deliver(responder)
         raise ClientGone
 
     def _running(self) -> TaskGroup:
