@@ -25,7 +25,7 @@ from infern.devnet.fiber import Node
 from infern.simulator.fiber import VirtualFiberClient
 from infern.simulator.host import Host, ProcessClock
 from infern.simulator.process import Process
-from infern.simulator.storage import OwnedRows, VirtualJournal
+from infern.simulator.storage import Custody, VirtualJournal
 from infern.simulator.wire import Internet, Wire
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Consumer:
         self.name = name
         self.node = node
         self.directory = directory
-        self.owned = OwnedRows()
+        self.custody = Custody()
         self.origins = origins
         self.programs = [ConsumerHost(self, f"{name}{chr(97 + at)}") for at in range(programs)]
 
@@ -107,7 +107,7 @@ class ConsumerHost(Host):
     async def boot(self, process: Process) -> None:
         """Open the wallet as a new process does, and wait for work."""
         consumer = self._consumer
-        journal = VirtualJournal(process, consumer.directory, consumer.owned)
+        journal = VirtualJournal(process, consumer.directory, consumer.custody)
         wallet = Wallet(
             journal=journal,
             budget=Budget(
@@ -174,6 +174,8 @@ class _Errand:
 
     async def run(self, patience_us: int | None) -> T:  # type: ignore[type-var, misc]  # its work's
         world = self._process.world
+        if not self._process.alive:
+            raise Crashed
         self._process.at_death(self._died)
         self._process.start(self._inside, "errand")
         timer = None

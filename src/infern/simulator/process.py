@@ -42,6 +42,7 @@ class Process:
         self.name = name
         self.dice = world.dice(f"process {name}")
         self.alive = True
+        self.died_us = 0
         self.resumes = 0
         self.dies_at = dies_at
         self.context = contextvars.copy_context()
@@ -106,6 +107,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
+        self.died_us = self.world.now_us
         self.world.note(self.name, f"process.{why}", f"after {self.resumes} resumptions")
         for last_rite in self._at_death:
             last_rite()

@@ -135,6 +135,7 @@ class ClientEnd:
         self.on_close: Callable[[], None] = lambda: None
         self.is_through = False
         """The end of the answer was read."""
+        self.is_closed = False
         process.at_death(self.close)
 
     def put(self, item: _Item) -> None:
@@ -165,6 +166,7 @@ class ClientEnd:
 
     def close(self) -> None:
         """The client leaves, or is dead."""
+        self.is_closed = True
         leaving, self.on_close = self.on_close, lambda: None
         leaving()
 
@@ -208,6 +210,8 @@ class ServerEnd:
         else:
             client.on_read = self._taken
             client.on_close = self._client_left
+            if client.is_closed:
+                self._client_left()  # while the request was on its way
 
     # The way there.
 
