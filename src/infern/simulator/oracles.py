@@ -1,9 +1,10 @@
-"""What must be true when the world is at rest. Each oracle returns complaints, none when all is well.
+"""What must be true when the world is at rest. Oracles return complaints, none when all is well.
 
 They look at the sellers' ledgers, the Fiber nodes, the consumers' journals, and at both ends of the
 wire, and hold them against one another to the shannon. The rules are those of docs/f402-spec.md.
 """
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.adapters.sqlite_ledger.engine import Command, T
 from infern.client.journal import Attempt, AttemptKind
 from infern.core.f402.client import ClientState
+from infern.core.f402.credential import key_digest
 from infern.core.f402.receipt import Receipt
 from infern.core.f402.server import ServerState
 from infern.core.ledger.books import violations as ledger_violations
@@ -58,6 +60,8 @@ async def complaints(evidence: Evidence) -> list[str]:
     found = [*network_violations(evidence.network), *_channels(evidence)]
     for consumer in evidence.consumers:
         found += [f"{consumer.name}: {text}" for text in _consumer(consumer)]
+        for seller in evidence.sellers:
+            found += [f"{consumer.name}: {text}" for text in _share(consumer, seller)]
     for seller in evidence.sellers:
         served, heard = evidence.served, evidence.heard
         found += [f"{seller.name}: {text}" for text in await _books(seller)]
@@ -198,7 +202,7 @@ def successes(node: Node) -> dict[bytes, Session]:
 
 def _consumer(consumer: Consumer) -> Iterator[str]:
     """The journal says of every payment what the node says; nothing paid is written off."""
-    journal = SqliteJournal(consumer.directory)
+    journal = SqliteJournal(consumer.directory, synchronous="OFF")
     try:
         journal.spent(session="", now_ms=0)  # closes what dead programs had only intended
         rows = {row.payment_hash: row for row in journal.attempts(limit=1_000)}
@@ -212,6 +216,42 @@ def _consumer(consumer: Consumer) -> Iterator[str]:
             yield f"payment {_short(payment_hash)} was sent without an intent"
     for row in rows.values():
         yield from _row(row, paid.get(row.payment_hash))
+
+
+def _share(consumer: Consumer, seller: SellerHost) -> Iterator[str]:
+    """What a consumer paid a seller was charged to this consumer or is on its own keys."""
+    db = seller.disk.connection
+    origin = seller.setup.origin
+    journal = SqliteJournal(consumer.directory, synchronous="OFF")
+    try:
+        digests = [key_digest(key.api_key) for key in journal.keys(origin)]
+    finally:
+        journal.close()
+    paid = {
+        payment_hash: session.request.amount
+        for payment_hash, session in successes(consumer.node).items()
+        if session.request.target == seller.node.pubkey
+    }
+    accounted = 0
+    for payment_hash in paid:
+        accounted += _sum(
+            db,
+            "SELECT deposited - refunded FROM tabs"
+            " JOIN claims USING (tab_id) WHERE payment_hash = ?",
+            payment_hash,
+        )
+    for digest in digests:
+        accounted += _sum(
+            db,
+            "SELECT deposited - refunded FROM tabs JOIN keys USING (tab_id) WHERE key_digest = ?",
+            digest,
+        )
+    if accounted != sum(paid.values()):
+        yield f"paid {sum(paid.values())} to {seller.name}, which accounts for {accounted}"
+
+
+def _sum(db: sqlite3.Connection, select: str, value: bytes) -> int:
+    return sum(amount for (amount,) in db.execute(select, (value,)))
 
 
 def _row(row: Attempt, session: Session | None) -> Iterator[str]:

@@ -26,7 +26,7 @@ class Settling(User):
 
     async def settle(self) -> None:
         """Go on until nothing of this consumer's is at stake."""
-        peek = SqliteJournal(self.consumer.directory)
+        peek = SqliteJournal(self.consumer.directory, synchronous="OFF")
         try:
             for _ in range(ROUNDS):
                 rows = peek.attempts(limit=1_000, at_stake=True)
@@ -37,7 +37,7 @@ class Settling(User):
                 await anyio.sleep(ROUND_S)
             for origin in self.consumer.origins:
                 if any(row.origin == origin for row in peek.attempts(limit=1_000)):
-                    await self.attempt(partial(self._redeem, origin))
+                    await self.attempt(partial(self.redeem_all, origin))
         finally:
             peek.close()
 
@@ -48,7 +48,7 @@ class Settling(User):
         elif row.state is ClientState.PAYING or self.dice.random() < 0.5:
             await self.satisfy(self._need_of(row), turns=1)
         else:
-            await self.attempt(partial(self._redeem, row.origin))
+            await self.attempt(partial(self.redeem_all, row.origin))
 
     def _need_of(self, row: Attempt) -> Need:
         for need in self.needs:

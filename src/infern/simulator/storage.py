@@ -22,6 +22,7 @@ from infern.simulator.process import Process
 
 T = TypeVar("T")
 COMMIT_US: Final = 2_000
+OUTAGES_US: Final = (0, 300_000, 3_000_000, 15_000_000)
 AWAY: Final = "the ledger could not commit: disk I/O error (simulated)"
 
 
@@ -46,6 +47,7 @@ class VirtualEngine:
         self._batches = Batches(disk.connection)
         self._queue: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._dice = process.world.dice(f"ledger {process.name}")
+        self._away_until_us = 0
 
     async def run(self, command: Command[T]) -> T:
         """Run a command and wait until it is durable. Cancelling the wait does not stop it."""
@@ -63,7 +65,7 @@ class VirtualEngine:
     def _commit(self) -> None:
         queue, self._queue = self._queue, []
         world = self._process.world
-        if self._dice.random() < world.weather.ledger_away:
+        if self._is_away():
             world.note(self._process.name, "ledger.away", f"{len(queue)} commands")
             outcomes: list[Outcome] = [(None, LedgerError(AWAY)) for _ in queue]
         else:
@@ -72,6 +74,16 @@ class VirtualEngine:
         answered_us = self._dice.randrange(COMMIT_US)
         for (_, future), outcome in zip(queue, outcomes, strict=True):
             self._process.later(answered_us, partial(_tell, future, outcome))
+
+    def _is_away(self) -> bool:
+        """An outage lasts a while, as that of a full disk does, or hits one batch."""
+        now_us = self._process.world.now_us
+        if now_us < self._away_until_us:
+            return True
+        if self._dice.random() < self._process.world.weather.ledger_away:
+            self._away_until_us = now_us + self._dice.choice(OUTAGES_US)
+            return True
+        return False
 
     def _delay_us(self) -> int:
         world = self._process.world
@@ -143,7 +155,7 @@ class VirtualJournal:
 
     def __init__(self, process: Process, directory: Path, custody: Custody) -> None:
         self._process = process
-        self._journal = SqliteJournal(directory)
+        self._journal = SqliteJournal(directory, synchronous="OFF")
         self._custody = custody
         self._dice = process.world.dice(f"journal {process.name}")
         process.at_death(self._journal.drop)
@@ -196,10 +208,10 @@ class VirtualJournal:
         return free
 
     def _complain_of(self, rows: Iterable[bytes], what: str) -> None:
+        process = self._process
         for payment_hash in rows:
-            self._process.world.fail(
-                f"{self._process.name}: payment {payment_hash.hex()[:16]} is at stake and was {what}"
-            )
+            name = payment_hash.hex()[:16]
+            process.world.fail(f"{process.name}: payment {name} is at stake and was {what}")
 
     def intend(self, attempt: Attempt, admit: Callable[[Spent], None]) -> None:
         """As the journal's; refuses nothing more, but the oracle hears of a second payment."""
