@@ -327,11 +327,16 @@ def _credited(attempt: Attempt, account: Account, wallet: Wallet, held: Held) ->
     )
 
 
-def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> Steps[Redeemed]:
+def redeem(
+    attempt: Attempt, account: Account, wallet: Wallet, held: Held
+) -> Steps[Redeemed | None]:
     """Move what a payment has left at the seller to the account's key.
 
+    Returns None for a payment of unknown outcome of which the node says now that it failed.
+
     Args:
-        attempt: A payment of a request: at stake and owned by the caller, or delivered.
+        attempt: A payment of a request: at stake and owned by the caller, or answered. Of a
+            payment that is still being made, the invoice can no longer be paid.
         account: With the key that is credited.
         wallet: For the journal.
         held: Holds the attempt while it is at stake.
@@ -341,6 +346,11 @@ def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> St
     """
     _check_origin(account.origin)
     clock = wallet.clock
+    if attempt.state is ClientState.PAYING:
+        try:
+            attempt = yield from resume_payment(held, attempt, wallet)
+        except (PaymentFailed, NoRoute):
+            return None
     if attempt.state is ClientState.PROVING:
         attempt = yield from step(held, attempt, ClientEvent.SELLER_FAILED, clock)
     if attempt.is_at_stake:

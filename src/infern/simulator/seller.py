@@ -40,6 +40,7 @@ LIMITS: Final = SellerLimits(
     stall_timeout_ms=10_000,
     address_per_minute=60,
     proof_wait_ms=3_000,
+    redeem_s=1_000,
     topup_expiry_s=120,
     empty_key_s=900,
 )

@@ -19,6 +19,8 @@ from infern.simulator.users import CHAT, Need, User
 
 ROUNDS: Final = 30
 ROUND_S: Final = 10.0
+GRACE_S: Final = 60
+"""A proof that is honoured for less than this is not presented any more."""
 
 
 class Settling(User):
@@ -45,7 +47,9 @@ class Settling(User):
         self.world.note(self.name, f"settle.{row.kind.value}.{row.state.value}")
         if row.kind is AttemptKind.TOPUP:
             await self.attempt(partial(self._finish_topup, row))
-        elif row.state is ClientState.PAYING or self.dice.random() < 0.5:
+        elif row.redeem_until_s > self.world.now_ms // 1_000 + GRACE_S and (
+            row.state is ClientState.PAYING or self.dice.random() < 0.5
+        ):
             await self.satisfy(self._need_of(row), turns=1)
         else:
             await self.attempt(partial(self.redeem_all, row.origin))

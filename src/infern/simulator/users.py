@@ -26,6 +26,7 @@ CHAT: Final = "/v1/chat/completions"
 MAX_TURNS: Final = 6
 SDK_RETRIES: Final = 2
 PAUSES_S: Final = (0.0, 0.2, 1.0, 5.0, 20.0)
+ABSENCE_S: Final = 1_100.0
 TOPUPS: Final = (10_000, 50_000, 1_000_000)
 
 
@@ -212,7 +213,10 @@ class User:
         return need
 
     async def pause(self) -> None:
-        """Think."""
+        """Think, or be away for so long that proofs are worth nothing any more."""
+        if self.dice.random() < self.world.weather.absence:
+            self.world.note(self.name, "user.away")
+            await anyio.sleep(ABSENCE_S)
         await anyio.sleep(self.dice.choice(PAUSES_S) * self.dice.random())
 
     async def satisfy(self, need: Need, turns: int = MAX_TURNS) -> None:
