@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from infern.core.errors import ConfigError, LedgerError, LocalProtocolError
 from infern.core.f402.attempt import (
@@ -112,12 +112,15 @@ class SqliteJournal:
     Args:
         directory: Where `journal.sqlite3` and the instances' lock files live; made when absent,
             readable by the user alone.
+        synchronous: SQLite's setting. `FULL` survives a loss of power; `OFF` only a killed process,
+            and is for who tests just that, many times.
 
     Raises:
         ConfigError: The directory or the file cannot be used, or is of a newer version.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, synchronous: Literal["FULL", "OFF"] = "FULL") -> None:
+        self._synchronous = synchronous
         self._lock = threading.RLock()
         self._mine: set[bytes] = set()
         self._instance = secrets.token_hex(16)
@@ -148,7 +151,7 @@ class SqliteJournal:
         )
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("BEGIN IMMEDIATE")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             _check_version(version, path)

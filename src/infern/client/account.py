@@ -22,6 +22,7 @@ from infern.core.errors import (
     NoRoute,
     PaymentError,
     PaymentFailed,
+    PaymentOutcomeUnknown,
     ProtocolError,
     RemoteProtocolError,
     Retry,
@@ -39,6 +40,8 @@ MAX_TOPUP_LIFE_S: Final = 3_600
 CREDIT_HONOURED_S: Final = 30 * 24 * 3600
 """How long an unaccounted top-up stays in the way of another one for the same key."""
 CREDIT_POLL_MS: Final = 500
+MAX_UNFINISHED: Final = 4
+"""Old top-ups of one key that are finished before a new one; beyond them nothing is paid."""
 MAX_RECEIPT_PAGE: Final = 100
 _MONEY: Final = {money.value: money for money in Money}
 
@@ -182,11 +185,12 @@ def receipts(account: Account, *, limit: int, after: str) -> Steps[Json]:
 def topup(account: Account, amount: int, wallet: Wallet, held: Held) -> Steps[Topup]:
     """Pay for credit on the key and wait until it is there.
 
-    A top-up of the same key that was paid earlier and not seen credited is finished first; when
-    it is of the same amount it is this one, so calling again after a crash never pays twice.
+    Top-ups of the same key that were paid earlier and not seen credited are finished first; one
+    of the same amount is this one, so calling again after a crash never pays twice.
 
     Raises:
         BudgetExceeded: Nothing was paid.
+        PaymentOutcomeUnknown: Too many old top-ups are unfinished; nothing new was paid.
         PaymentError: The invoice failed a check (`offer_refused`), or it was paid and the credit
             has not shown yet (`payment_pending`, money moved): call again later.
     """
@@ -194,12 +198,16 @@ def topup(account: Account, amount: int, wallet: Wallet, held: Held) -> Steps[To
     key_id = (yield from balance(account)).key_id
     digest = _need(key_id)
     wanted = Adopt(origin=account.origin, digest=digest, kind=AttemptKind.TOPUP)
-    attempt = yield from adopt(wanted)
-    if attempt is not None:
+    for _ in range(MAX_UNFINISHED):
+        attempt = yield from adopt(wanted)
+        if attempt is None:
+            break
         held.attempt = attempt
         done = yield from _finish_old(attempt, account, wallet, held)
         if done is not None and done.amount == amount:
             return done
+    else:
+        raise PaymentOutcomeUnknown("too many unfinished top-ups of this key; try again")
     attempt = yield from _ordered(account, key_id, amount, wallet)
     attempt = yield from begin_payment(held, attempt, wallet)
     return (yield from _credited(attempt, account, wallet, held))
@@ -330,11 +338,16 @@ def _credited(attempt: Attempt, account: Account, wallet: Wallet, held: Held) ->
     )
 
 
-def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> Steps[Redeemed]:
+def redeem(
+    attempt: Attempt, account: Account, wallet: Wallet, held: Held
+) -> Steps[Redeemed | None]:
     """Move what a payment has left at the seller to the account's key.
 
+    Returns None for a payment of unknown outcome of which the node says now that it failed.
+
     Args:
-        attempt: A payment of a request: at stake and owned by the caller, or delivered.
+        attempt: A payment of a request: at stake and owned by the caller, or answered. Of a
+            payment that is still being made, the invoice can no longer be paid.
         account: With the key that is credited.
         wallet: For the journal.
         held: Holds the attempt while it is at stake.
@@ -344,6 +357,11 @@ def redeem(attempt: Attempt, account: Account, wallet: Wallet, held: Held) -> St
     """
     check_origin(account.origin)
     clock = wallet.clock
+    if attempt.state is ClientState.PAYING:
+        try:
+            attempt = yield from resume_payment(held, attempt, wallet)
+        except (PaymentFailed, NoRoute):
+            return None
     if attempt.state is ClientState.PROVING:
         attempt = yield from step(held, attempt, ClientEvent.SELLER_FAILED, clock)
     if attempt.is_at_stake:

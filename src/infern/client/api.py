@@ -18,6 +18,7 @@ from infern.client.receipts import ReceiptCheck
 from infern.client.wallet import Wallet
 from infern.client.withdrawing import Wish, Withdrawal, withdraw, withdrawals
 from infern.core.errors import RemoteProtocolError
+from infern.core.f402.checks import CLOCK_SKEW_S
 from infern.core.f402.client import ClientState
 from infern.core.f402.credential import KEY_PREFIX
 from infern.core.ids import Pubkey
@@ -43,7 +44,7 @@ _REDEEMABLE: Final = frozenset(
         ClientState.REDEEMED_ELSEWHERE,
     }
 )
-"""States of a payment that may have something left at its seller."""
+"""States of a payment, known to have been made, that may have something left at its seller."""
 
 
 class _Shared:
@@ -109,9 +110,12 @@ class _Shared:
             if row.origin == origin
             and row.kind is AttemptKind.REQUEST
             and row.redeem_until_s + CREDIT_S > now_s
-            and row.state in _REDEEMABLE
+            and _may_have_left(row, now_s)
         ]
-        return sorted(rows, key=lambda row: not row.is_at_stake)[:MAX_REDEEMED]
+        # What nobody may know the outcome of is last: it must not keep the others waiting.
+        return sorted(
+            rows, key=lambda row: (row.state is ClientState.PAYING, not row.is_at_stake)
+        )[:MAX_REDEEMED]
 
     def _take(self, row: Attempt, held: Held) -> Attempt | None:
         """Own a row that is at stake; None when a live exchange is using it."""
@@ -138,6 +142,17 @@ class _Shared:
     def receipt_of(self, request_id: str) -> ReceiptCheck | None:
         """The check of one answer's receipt, by the answer's `x-request-id`."""
         return self._client.receipt_log.of(request_id)
+
+
+def _may_have_left(row: Attempt, now_s: int) -> bool:
+    """Whether a payment may have something left at its seller.
+
+    One of unknown outcome counts when its invoice is over: then the node can only say what became
+    of it, and no repeated request will, once the proof is worth nothing any more.
+    """
+    if row.state is ClientState.PAYING:
+        return row.offer().challenge.expires_at_s + CLOCK_SKEW_S < now_s
+    return row.state in _REDEEMABLE
 
 
 def _reply(response: httpx2.Response, body: bytes) -> Reply:
@@ -186,8 +201,8 @@ class F402Api(_Shared):
     def redeem(self) -> list[Redeemed]:
         """Move everything this journal still has at the seller to a prepaid key.
 
-        Payments that were never answered, and what answered ones left over. A key is made when
-        there is none. Repeating is harmless: the seller moves each remainder once.
+        Payments that were never answered, and what answered ones left over. Payments of unknown
+        outcome are looked up first when their invoices are over. A key is made when there is none. Repeating is harmless: the seller moves each remainder once.
 
         Raises:
             InfernError: As the seller says; what was not moved stays as it was.
@@ -202,7 +217,8 @@ class F402Api(_Shared):
             taken = self._take(row, held)
             if taken is not None:
                 flow = steps.redeem(taken, self._account(), self._wallet, held)
-                done.append(self._run(flow, held))
+                redeemed = self._run(flow, held)
+                done += [redeemed] if redeemed is not None else []
         return done
 
     def withdraw(
@@ -315,7 +331,8 @@ class AsyncF402Api(_Shared):
             taken = self._take(row, held)
             if taken is not None:
                 flow = steps.redeem(taken, self._account(), self._wallet, held)
-                done.append(await self._run(flow, held))
+                redeemed = await self._run(flow, held)
+                done += [redeemed] if redeemed is not None else []
         return done
 
     async def withdraw(

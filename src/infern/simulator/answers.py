@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.core.errors import RemoteProtocolError
-from infern.core.f402.credential import parse_credential
 from infern.core.f402.challenge import peek_token
+from infern.core.f402.credential import parse_credential
 from infern.core.f402.digest import request_digest
 from infern.core.f402.receipt import Receipt, SignedReceipt, parse_receipt, response_root
 from infern.simulator.seller import SellerHost

@@ -1,8 +1,7 @@
-"""Trouble that comes by itself: programs are killed, Fiber nodes restart, links drop, TLCs stick."""
+"""Trouble that comes by itself: programs are killed, nodes restart, links drop, TLCs stick."""
 
 import random
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import anyio
@@ -45,18 +44,17 @@ def _trouble(world: World, network: Network, dice: random.Random) -> None:
         faults.drop_link(node, peer, duration_ms=duration_ms)
     elif kind == "delay":
         faults.set_delay(node, peer, duration_ms // 10)
-        _later(network, duration_ms, partial(faults.set_delay, node, peer, 0))
+        _later(network, duration_ms, lambda: faults.set_delay(node, peer, 0))
     else:
         faults.set_stuck(node, count=dice.randrange(1, 3))
-        _later(network, duration_ms, partial(faults.clear_stuck, node))
+        _later(network, duration_ms, lambda: faults.clear_stuck(node))
 
 
-def _later(network: Network, delay_ms: int, heal: "partial[object]") -> None:
-    network.clock.call_later_us(delay_ms * 1_000, lambda: _ignore(heal()))
+def _later(network: Network, delay_ms: int, heal: Callable[[], object]) -> None:
+    def due() -> None:
+        heal()
 
-
-def _ignore(_: object) -> None:
-    """A callback returns nothing."""
+    network.clock.call_later_us(delay_ms * 1_000, due)
 
 
 def heal_nodes(network: Network) -> None:

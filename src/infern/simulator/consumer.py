@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import anyio
 import httpx2
@@ -25,8 +25,9 @@ from infern.devnet.fiber import Node
 from infern.simulator.fiber import VirtualFiberClient
 from infern.simulator.host import Host, ProcessClock
 from infern.simulator.process import Process
-from infern.simulator.storage import OwnedRows, VirtualJournal
-from infern.simulator.wire import Internet, Wire
+from infern.simulator.storage import Custody, VirtualJournal
+from infern.simulator.transport import Wire
+from infern.simulator.wire import Internet
 
 T = TypeVar("T")
 DISK_US: Final = 3_000
@@ -90,7 +91,7 @@ class Consumer:
         self.name = name
         self.node = node
         self.directory = directory
-        self.owned = OwnedRows()
+        self.custody = Custody()
         self.origins = origins
         self.programs = [ConsumerHost(self, f"{name}{chr(97 + at)}") for at in range(programs)]
 
@@ -102,12 +103,13 @@ class ConsumerHost(Host):
         super().__init__(consumer.internet.world, name)
         self._consumer = consumer
         self._purse: Purse | None = None
+        self._errands: dict[_Errand[Any], None] = {}
         self._skew_ms = self.dice.randrange(-MAX_SKEW_MS, MAX_SKEW_MS)
 
     async def boot(self, process: Process) -> None:
         """Open the wallet as a new process does, and wait for work."""
         consumer = self._consumer
-        journal = VirtualJournal(process, consumer.directory, consumer.owned)
+        journal = VirtualJournal(process, consumer.directory, consumer.custody)
         wallet = Wallet(
             journal=journal,
             budget=Budget(per_session=10_000 * SHANNON_PER_CKB, per_day=10_000 * SHANNON_PER_CKB),
@@ -135,8 +137,14 @@ class ConsumerHost(Host):
             stock_receipts=log,
             poor=httpx2.AsyncClient(transport=wire, timeout=TIMEOUT),
         )
+        self._errands = {}
         self.ready(process)
         await process.stop.wait()
+        self.closed()
+        while self._errands:
+            for errand in list(self._errands):
+                errand.cancel()
+            await process.sleep_us(1_000)
         journal.close()
 
     async def within(
@@ -155,47 +163,62 @@ class ConsumerHost(Host):
         """
         process = await self.up()
         assert self._purse is not None
-        errand = _Errand(process, partial(work, self._purse))
+        errand = _Errand(process, partial(work, self._purse), self._errands)
         return await errand.run(patience_us)
 
 
-class _Errand:
+class _Errand(Generic[T]):
     """One piece of work inside a process, waited for from outside it."""
 
-    def __init__(self, process: Process, work: Callable[[], Awaitable[T]]) -> None:
+    def __init__(
+        self,
+        process: Process,
+        work: Callable[[], Awaitable[T]],
+        others: "dict[_Errand[Any], None]",
+    ) -> None:
         self._process = process
-        self._work: Callable[[], Awaitable[object]] = work
-        self._outcome: asyncio.Future[object] = process.world.loop.create_future()
+        self._others = others
+        self._work = work
+        self._outcome: asyncio.Future[T] = process.world.loop.create_future()
         self._scope = anyio.CancelScope()
         self._task: asyncio.Task[object] | None = None
         self._has_given_up = False
 
-    async def run(self, patience_us: int | None) -> T:  # type: ignore[type-var, misc]  # its work's
+    async def run(self, patience_us: int | None) -> T:
         world = self._process.world
+        if not self._process.alive:
+            raise Crashed
         self._process.at_death(self._died)
         self._process.start(self._inside, "errand")
         timer = None
         if patience_us is not None:
             timer = world.loop.call_at_us(world.now_us + patience_us, self._give_up)
         try:
-            return await self._outcome  # type: ignore[return-value]  # what `work` returned
+            return await self._outcome
         finally:
             if timer is not None:
                 timer.cancel()
 
     async def _inside(self) -> None:
         self._task = asyncio.current_task()
+        self._others[self] = None
         try:
             with self._scope:
                 result = await self._work()
-                self._settle(result, None)
+                if not self._outcome.done():
+                    self._outcome.set_result(result)
         except asyncio.CancelledError:
             if not self._has_given_up:
                 raise
         except Exception as error:  # noqa: BLE001 - it is the user's to judge
-            self._settle(None, error)
-        if self._has_given_up:
-            self._settle(None, GaveUp())
+            self._fail(error)
+        finally:
+            del self._others[self]
+        self._fail(GaveUp() if self._has_given_up else Crashed())
+
+    def cancel(self) -> None:
+        """The program stops in good order."""
+        self._scope.cancel()
 
     def _give_up(self) -> None:
         if self._outcome.done() or self._task is None:
@@ -209,14 +232,10 @@ class _Errand:
             self._task.cancel()
 
     def _died(self) -> None:
-        self._settle(None, Crashed())
+        self._fail(Crashed())
 
-    def _settle(self, result: object, error: Exception | None) -> None:
-        if self._outcome.done():
-            return
-        if error is None:
-            self._outcome.set_result(result)
-        else:
+    def _fail(self, error: Exception) -> None:
+        if not self._outcome.done():
             self._outcome.set_exception(error)
 
 
@@ -233,4 +252,5 @@ class _Threads:
         )
         # As anyio's threads: a cancelled scope waits for the thread, a native cancel does not.
         with anyio.CancelScope(shield=True):
-            return await self._process.wait(done)
+            await self._process.wait(done)
+        return done.result()

@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 
 from infern.adapters.fiber_rpc import FiberRpcClient, Trip
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
-from infern.core.errors import RemoteProtocolError
+from infern.core.errors import JsonValue, RemoteProtocolError
 from infern.core.fiber.call import RpcCall
-from infern.core.fiber.events import OtherChange, notification_from_json
+from infern.core.fiber.events import NOTIFICATION_METHOD, OtherChange, notification_from_json
 from infern.core.units import SHANNON_PER_CKB
 from infern.devnet.fiber import Caller, Network, NetworkSettings, Node, NodeRpc, WallClock
 from infern.devnet.fiber.node import Event
@@ -132,7 +132,7 @@ class VirtualFiberClient(FiberRpcClient):
         self._process.later(self._latency_us(), partial(self._tell, event))
 
     def _tell(self, event: Event) -> None:
-        message = {"jsonrpc": "2.0", "method": "store_changes", "params": {"result": event}}
+        message: JsonValue = {"method": NOTIFICATION_METHOD, "params": {"result": event}}
         try:
             change = notification_from_json(message)
         except RemoteProtocolError:

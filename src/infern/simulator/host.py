@@ -1,6 +1,7 @@
 """A machine that keeps one program running: it starts it again whenever it dies."""
 
 import random
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -11,6 +12,8 @@ from infern.simulator.world import World
 
 BOOT_DEATH_CHANCE: Final = 0.25
 """How often a crash that is still to come hits the next start-up."""
+RESTART_CHANCE: Final = 0.15
+"""How often a program is told to stop instead, and ends in good order."""
 MAX_PAUSE_US: Final = 20_000_000
 
 
@@ -63,12 +66,15 @@ class Host:
         self.name = name
         self.process: Process | None = None
         """The life that is ready to work; None while there is none."""
-        self.dies_at: int | None = None
-        """The resumption at which the next life dies; for sweeps."""
+        self.strikes_at: int | None = None
+        """The resumption at which the next life is struck."""
+        self.strike: Callable[[], None] | None = None
+        """What strikes it; its death when None."""
         self.dice: random.Random = world.dice(f"host {name}")
         self.lives = 0
         self._up = anyio.Event()
-        self._life: Process | None = None
+        self.life: Process | None = None
+        """The newest life."""
         self._is_stopping = False
 
     async def boot(self, process: Process) -> None:
@@ -78,22 +84,29 @@ class Host:
     def ready(self, process: Process) -> None:
         """The program has started."""
         self.process = process
-        process.at_death(self._gone)
+        process.at_death(self.closed)
         self._up.set()
 
-    def _gone(self) -> None:
+    def closed(self) -> None:
+        """The program takes no more work, or is dead."""
         self.process = None
-        self._up = anyio.Event()
+        if self._up.is_set():  # who waits for the next life waits on
+            self._up = anyio.Event()
 
     async def keep_up(self) -> None:
         """Start the program, and again whenever it has died, until `stop`."""
         while not self._is_stopping:
             self.lives += 1
-            dies_at, self.dies_at = self.dies_at, None
-            process = self._life = Process(self.world, f"{self.name}.{self.lives}", dies_at=dies_at)
+            strikes_at, self.strikes_at = self.strikes_at, None
+            process = self.life = Process(
+                self.world,
+                f"{self.name}.{self.lives}",
+                strikes_at=strikes_at,
+                strike=self.strike,
+            )
             try:
                 await process.run(self.boot)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - a bug of the program, for the oracles
                 self._note_end(error)
             if not self._is_stopping:
                 await anyio.sleep(self.dice.randrange(MAX_PAUSE_US) / 1e6)
@@ -107,23 +120,26 @@ class Host:
                 self.world.fail(f"{self.name} ended with {cause!r}")
 
     def crash(self) -> None:
-        """Kill the program, now or at one of its next awaits."""
-        process = self._life
+        """End the program: now, at one of its next awaits, or in good order."""
+        process = self.life
         if process is None or not process.alive:
             if self.dice.random() < BOOT_DEATH_CHANCE:
-                self.dies_at = self.dice.randrange(1, 40)
+                self.strikes_at = self.dice.randrange(1, 40)
+        elif self.dice.random() < RESTART_CHANCE and self.process is process:
+            self.world.note(self.name, "process.stopped")
+            process.stop.set()
         elif self.dice.random() < 0.25:
             process.kill("killed")
         else:
-            process.dies_at = process.resumes + self.dice.choice((1, 5, 20, 80)) * (
+            process.strikes_at = process.resumes + self.dice.choice((1, 5, 20, 80)) * (
                 1 + self.dice.randrange(4)
             )
 
     def spare(self) -> None:
         """Take back every crash that has not come yet."""
-        self.dies_at = None
-        if self._life is not None:
-            self._life.dies_at = None
+        self.strikes_at = None
+        if self.life is not None:
+            self.life.strikes_at = None
 
     async def up(self) -> Process:
         """Wait until the program works."""
@@ -134,10 +150,9 @@ class Host:
     async def stop(self) -> None:
         """Ask the program to end in good order, and wait until it has."""
         self._is_stopping = True
-        process = await self.up()
+        process = self.life if self.life is not None and self.life.alive else await self.up()
         process.stop.set()
-        while process.alive:
-            await anyio.sleep(0.1)
+        await process.over.wait()
 
 
 def _causes(error: BaseException) -> list[BaseException]:

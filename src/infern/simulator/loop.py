@@ -4,8 +4,9 @@ Whatever asks the loop for the time, anyio's deadlines included, lives in this t
 ready, the clock jumps to the earliest timer. A turn in which something was ready costs a
 microsecond or so, so that a task that spins cannot stop time.
 
-Order is deterministic: timers by time, callbacks in the order they were asked for, and tasks have
-hashes by number, because libraries keep them in sets. With `shuffle` a task's resumption is put
+Order is deterministic: timers by time, callbacks in the order they were asked for, and tasks and
+anyio's cancel scopes have hashes by number, because anyio keeps them in sets and goes through those
+when it cancels. With `shuffle` a task's resumption is put
 behind others by a seeded coin, which is a schedule that a busy machine could have had.
 """
 
@@ -15,8 +16,11 @@ import itertools
 import math
 import random
 import selectors
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
+
+from anyio._backends import _asyncio as anyio_asyncio
 
 T = TypeVar("T")
 US_PER_S: Final = 1_000_000
@@ -37,10 +41,10 @@ class Stuck(Exception):
 class NumberedTask(asyncio.Task[T]):
     """A task whose hash is its number, so that sets of tasks have an order that repeats."""
 
-    _numbers = itertools.count()
+    numbers = itertools.count()
 
     def __init__(self, coro: Coroutine[Any, Any, T], **options: Any) -> None:
-        self._number = next(NumberedTask._numbers)
+        self._number = next(NumberedTask.numbers)
         super().__init__(coro, **options)
 
     def __hash__(self) -> int:
@@ -48,6 +52,34 @@ class NumberedTask(asyncio.Task[T]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+class NumberedScope(anyio_asyncio.CancelScope):
+    """A cancel scope whose hash is its number."""
+
+    numbers = itertools.count()
+
+    def __init__(self, **options: Any) -> None:
+        self._number = next(NumberedScope.numbers)
+        super().__init__(**options)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@contextmanager
+def numbered_scopes() -> Iterator[None]:
+    """Let anyio make `NumberedScope`s for the length of a block, counted from 0."""
+    plain = anyio_asyncio.CancelScope
+    NumberedScope.numbers = itertools.count()
+    setattr(anyio_asyncio, "CancelScope", NumberedScope)  # noqa: B010 - there is no other seam
+    try:
+        yield
+    finally:
+        setattr(anyio_asyncio, "CancelScope", plain)  # noqa: B010 - as above
 
 
 class _Jump(selectors.SelectSelector):
@@ -80,7 +112,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._shuffle = shuffle
         self._limit_us = limit_us
         super().__init__(_Jump(self._pass))
-        NumberedTask._numbers = itertools.count()
+        NumberedTask.numbers = itertools.count()
         self.set_task_factory(_numbered)
 
     def time(self) -> float:
@@ -97,7 +129,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """`call_at` in whole microseconds."""
         return self.call_at(due_us / US_PER_S, callback, context=context)
 
-    def call_soon(
+    def call_soon(  # type: ignore[override]  # typeshed ties args to callback; we pass them on
         self,
         callback: Callable[..., object],
         *args: Any,

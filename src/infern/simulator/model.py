@@ -5,7 +5,7 @@ the oracles can tell one run of a request from another.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -20,6 +20,7 @@ WORDS: Final = ("one", " two", " three", " four", " five", " six", " seven", " e
 SILENCE_US: Final = 3_600_000_000
 STEP_US: Final = 40_000
 SLOW_US: Final = 3_000_000
+FAULT: Final[Mapping[str, JsonValue]] = {"error": {"message": "simulated fault"}}
 
 
 class Mood(StrEnum):
@@ -99,13 +100,14 @@ class VirtualModel:
 
 
 def _error(status: int) -> list[_Part]:
-    return [dumps({"error": {"message": f"simulated {status}", "type": "x", "code": "x"}})]
+    error: dict[str, JsonValue] = {"message": f"simulated {status}", "type": "x", "code": "x"}
+    return [dumps({"error": error})]
 
 
 def _parts(asked: JsonObject, mood: Mood, dice: random.Random) -> list[_Part]:
     words = [dice.choice(WORDS) for _ in range(dice.randrange(1, 9))]
     words[0] = f"{dice.randrange(10**9)}"
-    usage: JsonObject | None = {
+    usage: dict[str, JsonValue] | None = {
         "prompt_tokens": dice.randrange(1, 12),
         "completion_tokens": len(words),
         "total_tokens": len(words),
@@ -119,19 +121,18 @@ def _parts(asked: JsonObject, mood: Mood, dice: random.Random) -> list[_Part]:
     text = "" if mood is Mood.EMPTY else "".join(words)
     whole = b'{"choices": [{' if mood is Mood.GARBLED else answer(text, usage=usage)
     if mood is Mood.FAULT:
-        whole = dumps({"error": {"message": "simulated fault"}})
+        whole = dumps(FAULT)
     half = dice.randrange(1, len(whole))
     return _spoiled([whole[:half], whole[half:]], mood, dice)
 
 
-def _stream(words: Sequence[str], usage: JsonObject | None, mood: Mood) -> list[bytes]:
+def _stream(words: Sequence[str], usage: Mapping[str, JsonValue] | None, mood: Mood) -> list[bytes]:
     if mood is Mood.EMPTY:
         return [chunk(delta={"role": "assistant"}), chunk(finish="stop"), DONE]
     if mood is Mood.GARBLED:
         return [chunk(words[0]), b"data: {]\n\n", DONE]
     if mood is Mood.FAULT:
-        fault: dict[str, JsonValue] = {"error": {"message": "simulated fault"}}
-        return [chunk(word) for word in words] + [event(fault)]
+        return [chunk(word) for word in words] + [event(FAULT)]
     if mood is Mood.TALKS_ON:
         return [chunk(word) for word in list(words) * 40] + [usage_chunk(), DONE]
     return stream(words, usage=usage, done=mood is not Mood.NO_END)

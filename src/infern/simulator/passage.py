@@ -1,4 +1,4 @@
-"""What befalls one HTTP request on its way, drawn before it is sent."""
+"""What befalls an HTTP request on its way: drawn before it is sent, latency by the message."""
 
 import random
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from infern.simulator.weather import Weather
 
 WINDOWS_BYTES = (512, 16 * 1024, 256 * 1024)
 SILENT_CHANCE = 0.3
+SPREAD = 4
+"""The longest latency of a message is so many times the weather's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,11 @@ class Passage:
     window_bytes: int = 256 * 1024
     slow_us: int = 0
     pieces: int = 1
+
+
+def latency_us(dice: random.Random, weather: Weather) -> int:
+    """How long one message takes."""
+    return dice.randrange(weather.latency_us * SPREAD) + 1
 
 
 def draw(dice: random.Random, weather: Weather) -> Passage:

@@ -4,15 +4,15 @@ Whatever a process does to the world outside its memory goes through here: from 
 killed no port call has an effect and none returns. Its tasks are then unwound, because Python has
 no other way to be rid of them; what their `finally` blocks try is refused by the ports.
 
-Every resumption of a task is counted by the loop, so "at any await" is meant: `dies_at` names the
-resumption before which the process dies. What it had sent is on its way all the same.
+Every resumption of a task is counted by the loop, so "at any await" is meant: `strikes_at` names
+the resumption before which the process dies. What it had sent is on its way all the same.
 """
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,6 +21,7 @@ from infern.core.errors import InvariantViolation
 from infern.simulator.world import World
 
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, None]]
 CURRENT: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("process", default=None)
 
 
@@ -34,23 +35,35 @@ class Process:
     Args:
         world: Where it lives.
         name: Of this life, e.g. `seller0.2`.
-        dies_at: The resumption before which it dies; None lets it live.
+        strikes_at: The resumption before which `strike` happens; None lets it live.
+        strike: What happens; by default it dies.
     """
 
-    def __init__(self, world: World, name: str, *, dies_at: int | None = None) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        *,
+        strikes_at: int | None = None,
+        strike: Callable[[], None] | None = None,
+    ) -> None:
         self.world = world
         self.name = name
         self.dice = world.dice(f"process {name}")
         self.alive = True
+        self.died_us = 0
         self.resumes = 0
-        self.dies_at = dies_at
+        self.strikes_at = strikes_at
+        self._strike = strike or (lambda: self.kill("killed-at-await"))
         self.context = contextvars.copy_context()
         self.stop = anyio.Event()
         """Set to ask for an end in good order."""
-        self._waits: dict[asyncio.Future[object], None] = {}
+        self.over = anyio.Event()
+        """Set when nothing of it runs any more."""
+        self._waits: dict[asyncio.Future[Any], None] = {}
         self._at_death: list[Callable[[], None]] = []
         self._scope = anyio.CancelScope()
-        self._to_start: list[tuple[Callable[[], Awaitable[None]], str]] = []
+        self._to_start: list[tuple[Work, str]] = []
         self._starter: asyncio.Future[None] | None = None
 
     async def run(self, body: Callable[["Process"], Awaitable[None]]) -> None:
@@ -71,6 +84,7 @@ class Process:
         finally:
             CURRENT.set(None)
             self.kill("ended")
+            self.over.set()
 
     def _bury(self, error: BaseException) -> None:
         """What a dead process raised while it was unwound proves nothing, except our own bugs."""
@@ -80,7 +94,7 @@ class Process:
         elif isinstance(error, InvariantViolation):
             self.world.note(self.name, "broke-while-dying", str(error))
 
-    def start(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+    def start(self, work: Work, name: str) -> None:
         """Let a task of this process start, from wherever the caller is.
 
         Raises:
@@ -106,6 +120,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
+        self.died_us = self.world.now_us
         self.world.note(self.name, f"process.{why}", f"after {self.resumes} resumptions")
         for last_rite in self._at_death:
             last_rite()
@@ -123,8 +138,8 @@ class Process:
     def resumed(self) -> None:
         """A task of this process is about to go on behind an await."""
         self.resumes += 1
-        if self.alive and self.resumes == self.dies_at:
-            self.kill("killed-at-await")
+        if self.alive and self.resumes == self.strikes_at:
+            self._strike()
 
     # Ports.
 
@@ -151,7 +166,7 @@ class Process:
         """Something to wait for that fails when the process dies."""
         self.check()
         future: asyncio.Future[T] = self.world.loop.create_future()
-        self._waits[future] = None  # type: ignore[index]  # futures of any result
+        self._waits[future] = None
         return future
 
     async def wait(self, future: "asyncio.Future[T]") -> T:
@@ -159,7 +174,7 @@ class Process:
         try:
             return await future
         finally:
-            self._waits.pop(future, None)  # type: ignore[call-overload]  # as above
+            self._waits.pop(future, None)
 
     async def sleep_us(self, duration_us: int) -> None:
         """Wait in virtual time."""

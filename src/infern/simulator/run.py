@@ -1,9 +1,10 @@
-"""One run: a world is built of its seed, lives through its troubles, comes to rest and is judged."""
+"""One run: a world is built of its seed, lives through trouble, comes to rest and is judged."""
 
 import asyncio
 import gc
 import logging
 import random
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -16,13 +17,13 @@ from typing import Any, Final
 import anyio
 
 from infern.core.units import SHANNON_PER_CKB
-from infern.devnet.fiber import Network, NodeSettings, Version
+from infern.devnet.fiber import NodeSettings, Version
 from infern.simulator import weather as weathers
 from infern.simulator.chaos import crash_programs, heal_nodes, trouble_nodes
 from infern.simulator.consumer import Consumer
 from infern.simulator.fiber import RESERVE_SHANNON, build_network
 from infern.simulator.host import Host
-from infern.simulator.loop import VirtualLoop
+from infern.simulator.loop import VirtualLoop, numbered_scopes
 from infern.simulator.oracles import Evidence, complaints, funds_of, successes
 from infern.simulator.process import ProcessDied, on_resumption
 from infern.simulator.seller import SellerHost
@@ -47,6 +48,7 @@ class Size:
     consumers: int = 3
     sellers: int = 2
     hubs: int = 2
+    programs: int = 2
     users: int = 2
     actions: int = 5
 
@@ -63,6 +65,7 @@ class Report:
         virtual_s: How long the world lived.
         failures: What must not have been; empty for a good run.
         last: The last lines of the trace.
+        repeat: Arguments of the command line that repeat it.
     """
 
     seed: str
@@ -72,6 +75,21 @@ class Report:
     virtual_s: int
     failures: tuple[str, ...]
     last: tuple[str, ...] = field(repr=False)
+    repeat: str
+
+    def check(self) -> None:
+        """Complain of a run that went wrong.
+
+        Raises:
+            Violation: With what was found, the end of the trace, and how to repeat the run.
+        """
+        if self.failures:
+            found = "\n".join(self.failures)
+            trace = "\n".join(self.last)
+            raise Violation(
+                f"the run of seed {self.seed} is wrong:\n{found}\n\n{trace}\n\n"
+                f"python -m infern.simulator {self.repeat} --trace"
+            )
 
 
 Act = Callable[["Stage"], Awaitable[None]]
@@ -118,7 +136,7 @@ class Stage:
                     node,
                     directory=directory / f"consumer{at}",
                     origins=[seller.setup.origin for seller in self.sellers],
-                    programs=dice.randint(1, 2),
+                    programs=dice.randint(1, size.programs),
                 )
             )
         self.users: list[User] = []
@@ -197,6 +215,7 @@ def simulate(
     weather: Weather | None = None,
     show: Callable[[str], None] | None = None,
     act: Act | None = None,
+    repeat: str = "",
 ) -> Report:
     """Run one world to its end.
 
@@ -206,8 +225,9 @@ def simulate(
         weather: How often what fails; the seed's when None.
         show: Given every line of the trace.
         act: What happens; users' lives by default.
+        repeat: Arguments that repeat the run, when the seed alone does not.
     """
-    dice = random.Random(f"{seed}/world")
+    dice = random.Random(f"{seed}/world")  # noqa: S311 - chance that repeats
     drawn = weathers.draw(dice)
     conditions = weather or drawn
     loop = VirtualLoop(shuffle=dice if conditions.shuffles else None)
@@ -232,6 +252,7 @@ def simulate(
         virtual_s=world.now_us // 1_000_000,
         failures=tuple(world.failures),
         last=tuple(world.trace.last),
+        repeat=repeat or f"--seed {shlex.quote(seed)}",
     )
 
 
@@ -259,7 +280,8 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     gc.disable()
     try:
-        yield
+        with numbered_scopes():
+            yield
     finally:
         logging.disable(level)
         if was_collecting:

@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
+from infern.adapters.secp256k1 import CoincurveSigner
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.ids import Pubkey
 from infern.core.market.price import Price
@@ -15,7 +15,7 @@ from infern.core.units import Network
 from infern.core.wire.bounds import ModelLimits
 from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.rewrite import Dialect
-from infern.devnet.fiber import Node
+from infern.devnet.fiber import Node, Version
 from infern.provider.backend import ModelServerBackend
 from infern.provider.config import ModelConfig
 from infern.seller.app import SellerApp, assemble
@@ -40,6 +40,7 @@ LIMITS: Final = SellerLimits(
     stall_timeout_ms=10_000,
     address_per_minute=60,
     proof_wait_ms=3_000,
+    redeem_s=1_000,
     topup_expiry_s=120,
     empty_key_s=900,
 )
@@ -51,8 +52,8 @@ class SellerSetup:
 
     origin: str
     agent: CoincurveSigner
-    secrets: SellerSecrets
-    price: Price
+    preimage_key: bytes
+    requires_preimage: bool
     skew_ms: int
 
 
@@ -77,24 +78,33 @@ class SellerHost(Host):
         self.setup = SellerSetup(
             origin=f"https://{name}.sim",
             agent=CoincurveSigner(dice.randbytes(32)),
-            secrets=SellerSecrets(
-                kid="k1",
-                challenge_keys={"k1": dice.randbytes(32)},
-                preimage_key=dice.randbytes(32),
-            ),
-            price=Price(
-                request_fee=dice.choice((0, 1, 1_000)),
-                input_per_mtok=dice.randrange(1, 400_000_000),
-                output_per_mtok=dice.choice((0, 600_000_000, 1)),
-            ),
+            preimage_key=dice.randbytes(32),
+            requires_preimage=node.settings.version is Version.V0_9_1 and dice.random() < 0.3,
             skew_ms=dice.randrange(-MAX_SKEW_MS, MAX_SKEW_MS),
         )
+        self._challenge_keys: dict[str, bytes] = {}
+        self._price = self._new_price()
+
+    def _new_price(self) -> Price:
+        dice = self.dice
+        return Price(
+            request_fee=dice.choice((0, 1, 1_000)),
+            input_per_mtok=dice.randrange(1, 400_000_000),
+            output_per_mtok=dice.choice((0, 600_000_000, 1)),
+        )
+
+    def _change_terms(self) -> None:
+        """Operators change prices and keys when they restart; what was quoted stays honoured."""
+        if not self._challenge_keys or self.dice.random() < self.world.weather.new_terms:
+            self._challenge_keys[f"k{self.lives}"] = self.dice.randbytes(32)
+            self._price = self._new_price()
 
     async def boot(self, process: Process) -> None:
         """Start the seller as a new process does: open the books, listen, and end in good order."""
         model = VirtualModel(process)
         self.models.append(model)
         self.killed.add(process.name)  # until it has ended well
+        self._change_terms()
         clock = ProcessClock(process, self.setup.skew_ms)
         ledger = SqliteLedger(VirtualEngine(process, self.disk))
         config = self._config()
@@ -110,17 +120,20 @@ class SellerHost(Host):
             ledger=ledger,
             fiber=VirtualFiberClient(process, self.node),
             agent=self.setup.agent,
-            verifier=CoincurveVerifier(),
             clock=clock,
             entropy=ProcessEntropy(process),
         )
         app = SellerApp(parts)
-        lifespan = _Lifespan(process)
+        lifespan = _Lifespan()
         async with anyio.create_task_group() as group:
             group.start_soon(partial(lifespan.run, app))
             await lifespan.started.wait()
-            Listener(self.internet, self.setup.origin, process, app)
+            listener = Listener(self.internet, self.setup.origin, process, app)
             self.ready(process)
+            await process.stop.wait()
+            self.closed()
+            await listener.close()
+            lifespan.is_over.set()
         ledger.close()
         self.killed.discard(process.name)
         model.has_ended_well = True
@@ -131,15 +144,20 @@ class SellerHost(Host):
             network=Network.DEV,
             pay_to=Pubkey(self.node.pubkey),
             agent=self.setup.agent.pubkey,
-            secrets=self.setup.secrets,
+            secrets=SellerSecrets(
+                kid=list(self._challenge_keys)[-1],
+                challenge_keys=dict(self._challenge_keys),
+                preimage_key=self.setup.preimage_key,
+            ),
             limits=LIMITS,
+            require_preimage=self.setup.requires_preimage,
         )
 
     def _model(self) -> ModelConfig:
         return ModelConfig(
             name=MODEL,
             upstream_name="upstream-m",
-            price=self.setup.price,
+            price=self._price,
             limits=ModelLimits(
                 context_tokens=8192, max_completion_tokens=64, default_completion_tokens=32, max_n=3
             ),
@@ -151,9 +169,9 @@ class SellerHost(Host):
 class _Lifespan:
     """ASGI's lifespan protocol, as a server speaks it."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self) -> None:
         self.started = anyio.Event()
-        self._process = process
+        self.is_over = anyio.Event()
         self._asked = 0
 
     async def run(self, app: SellerApp) -> None:
@@ -164,7 +182,7 @@ class _Lifespan:
         self._asked += 1
         if self._asked == 1:
             return {"type": "lifespan.startup"}
-        await self._process.stop.wait()
+        await self.is_over.wait()
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Mapping[str, object]) -> None:

@@ -19,6 +19,8 @@ from infern.simulator.users import CHAT, Need, User
 
 ROUNDS: Final = 30
 ROUND_S: Final = 10.0
+GRACE_S: Final = 60
+"""A proof that is honoured for less than this is not presented any more."""
 
 
 class Settling(User):
@@ -26,7 +28,7 @@ class Settling(User):
 
     async def settle(self) -> None:
         """Go on until nothing of this consumer's is at stake."""
-        peek = SqliteJournal(self.consumer.directory)
+        peek = SqliteJournal(self.consumer.directory, synchronous="OFF")
         try:
             for _ in range(ROUNDS):
                 rows = peek.attempts(limit=1_000, at_stake=True)
@@ -37,7 +39,7 @@ class Settling(User):
                 await anyio.sleep(ROUND_S)
             for origin in self.consumer.origins:
                 if any(row.origin == origin for row in peek.attempts(limit=1_000)):
-                    await self.attempt(partial(self._redeem, origin))
+                    await self.attempt(partial(self.redeem_all, origin))
         finally:
             peek.close()
 
@@ -45,10 +47,12 @@ class Settling(User):
         self.world.note(self.name, f"settle.{row.kind.value}.{row.state.value}")
         if row.kind is AttemptKind.TOPUP:
             await self.attempt(partial(self._finish_topup, row))
-        elif row.state is ClientState.PAYING or self.dice.random() < 0.5:
+        elif row.redeem_until_s > self.world.now_ms // 1_000 + GRACE_S and (
+            row.state is ClientState.PAYING or self.dice.random() < 0.5
+        ):
             await self.satisfy(self._need_of(row), turns=1)
         else:
-            await self.attempt(partial(self._redeem, row.origin))
+            await self.attempt(partial(self.redeem_all, row.origin))
 
     def _need_of(self, row: Attempt) -> Need:
         for need in self.needs:

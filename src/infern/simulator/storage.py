@@ -7,7 +7,7 @@ process, and what was committed is there although nobody heard of it.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,6 +22,7 @@ from infern.simulator.process import Process
 
 T = TypeVar("T")
 COMMIT_US: Final = 2_000
+OUTAGES_US: Final = (0, 300_000, 3_000_000, 15_000_000)
 AWAY: Final = "the ledger could not commit: disk I/O error (simulated)"
 
 
@@ -46,6 +47,7 @@ class VirtualEngine:
         self._batches = Batches(disk.connection)
         self._queue: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._dice = process.world.dice(f"ledger {process.name}")
+        self._away_until_us = 0
 
     async def run(self, command: Command[T]) -> T:
         """Run a command and wait until it is durable. Cancelling the wait does not stop it."""
@@ -55,10 +57,6 @@ class VirtualEngine:
         self._queue.append((command, future))
         return await self._process.wait(future)
 
-    async def read(self, query: Command[T]) -> T:
-        """Run a query as a command; there are no threads to keep waiting."""
-        return await self.run(query)
-
     def close(self) -> None:
         """Commit what is queued."""
         if self._queue:
@@ -67,7 +65,7 @@ class VirtualEngine:
     def _commit(self) -> None:
         queue, self._queue = self._queue, []
         world = self._process.world
-        if self._dice.random() < world.weather.ledger_away:
+        if self._is_away():
             world.note(self._process.name, "ledger.away", f"{len(queue)} commands")
             outcomes: list[Outcome] = [(None, LedgerError(AWAY)) for _ in queue]
         else:
@@ -76,6 +74,16 @@ class VirtualEngine:
         answered_us = self._dice.randrange(COMMIT_US)
         for (_, future), outcome in zip(queue, outcomes, strict=True):
             self._process.later(answered_us, partial(_tell, future, outcome))
+
+    def _is_away(self) -> bool:
+        """An outage lasts a while, as that of a full disk does, or hits one batch."""
+        now_us = self._process.world.now_us
+        if now_us < self._away_until_us:
+            return True
+        if self._dice.random() < self._process.world.weather.ledger_away:
+            self._away_until_us = now_us + self._dice.choice(OUTAGES_US)
+            return True
+        return False
 
     def _delay_us(self) -> int:
         world = self._process.world
@@ -95,42 +103,60 @@ def _tell(future: asyncio.Future[Any], outcome: Outcome) -> None:
         future.set_exception(problem)
 
 
-class OwnedRows:
-    """Which rows of one journal are in use by a live exchange, kept apart from the journal."""
+Need = tuple[RequestDigest, str, AttemptKind]
+
+
+class Custody:
+    """Who uses which row of one journal, kept apart from the journal to hold it to its rules.
+
+    One payment per need: a payment at stake that nobody uses is taken up before there is another.
+    Requests that run at the same time are different needs, so what was in use when a request
+    looked is another's, even if that one gives up later.
+    """
 
     def __init__(self) -> None:
-        self.owners: dict[bytes, Process] = {}
+        self._owners: dict[bytes, Process] = {}
+        self._left_us: dict[bytes, int] = {}
+        self._looked_us: dict[tuple[Process, Need], int] = {}
 
     def take(self, payment_hash: bytes, process: Process) -> None:
         """A live exchange of this process uses the row."""
-        self.owners[payment_hash] = process
+        self._owners[payment_hash] = process
 
-    def leave(self, payment_hash: bytes) -> None:
+    def leave(self, payment_hash: bytes, now_us: int) -> None:
         """Nobody does any more."""
-        self.owners.pop(payment_hash, None)
+        if self._owners.pop(payment_hash, None) is not None:
+            self._left_us[payment_hash] = now_us
 
-    def is_used(self, payment_hash: bytes) -> bool:
-        """True while a process that lives uses the row."""
-        owner = self.owners.get(payment_hash)
-        return owner is not None and owner.alive
+    def free_since_us(self, payment_hash: bytes) -> int | None:
+        """Since when nobody uses a row; None while somebody does."""
+        owner = self._owners.get(payment_hash)
+        if owner is None:
+            return self._left_us.get(payment_hash, 0)
+        return None if owner.alive else owner.died_us
+
+    def looked(self, process: Process, need: Need) -> None:
+        """A process looked for a payment at stake for a need."""
+        self._looked_us[process, need] = process.world.now_us
+
+    def last_look_us(self, process: Process, need: Need) -> int | None:
+        """When it last did; None if it never did."""
+        return self._looked_us.get((process, need))
 
 
 class VirtualJournal:
     """A process's `Journal`: the real one, whose calls a crash may come before or after.
 
-    Every intent is held against the rule of one payment per need: no row at stake for the same
-    need may be free at that moment.
-
     Args:
         process: Whose it is.
         directory: Shared by all processes of a consumer.
-        owned: Likewise.
+        custody: Likewise; holds every look and every intent to the rule of one payment per need.
     """
 
-    def __init__(self, process: Process, directory: Path, owned: OwnedRows) -> None:
+    def __init__(self, process: Process, directory: Path, custody: Custody) -> None:
         self._process = process
-        self._journal = SqliteJournal(directory)
-        self._owned = owned
+        self._journal = SqliteJournal(directory, synchronous="OFF")
+        self._custody = custody
         self._dice = process.world.dice(f"journal {process.name}")
         process.at_death(self._journal.drop)
 
@@ -150,45 +176,61 @@ class VirtualJournal:
         self, *, origin: str, digest: RequestDigest, kind: AttemptKind, now_ms: int
     ) -> Attempt | None:
         """As the journal's."""
-        return self._note_taken(
-            self._act(
-                lambda: self._journal.adopt(origin=origin, digest=digest, kind=kind, now_ms=now_ms)
-            )
-        )
+        need = (digest, origin, kind)
+
+        def adopt() -> Attempt | None:
+            found = self._journal.adopt(origin=origin, digest=digest, kind=kind, now_ms=now_ms)
+            if found is None:
+                self._complain_of(self._free_rows(need, now_ms), "passed over")
+            self._custody.looked(self._process, need)
+            return self._note_taken(found)
+
+        return self._act(adopt)
 
     def adopt_payment(self, payment_hash: PaymentHash) -> Attempt | None:
         """As the journal's."""
-        return self._note_taken(self._act(lambda: self._journal.adopt_payment(payment_hash)))
+        return self._act(lambda: self._note_taken(self._journal.adopt_payment(payment_hash)))
 
     def _note_taken(self, attempt: Attempt | None) -> Attempt | None:
         if attempt is not None:
-            self._owned.take(attempt.payment_hash, self._process)
+            self._custody.take(attempt.payment_hash, self._process)
             self._process.world.note(self._process.name, "journal.adopt", attempt.state.value)
         return attempt
 
+    def _free_rows(self, need: Need, now_ms: int) -> dict[bytes, int]:
+        """Payments at stake for a need that nobody uses, with the time since when."""
+        free = {}
+        for row in self._journal.attempts(limit=1_000, at_stake=True):
+            since_us = self._custody.free_since_us(row.payment_hash)
+            is_wanted = (row.digest, row.origin, row.kind) == need
+            if is_wanted and since_us is not None and row.redeem_until_s > now_ms // 1_000:
+                free[bytes(row.payment_hash)] = since_us
+        return free
+
+    def _complain_of(self, rows: Iterable[bytes], what: str) -> None:
+        process = self._process
+        for payment_hash in rows:
+            name = payment_hash.hex()[:16]
+            process.world.fail(f"{process.name}: payment {name} is at stake and was {what}")
+
     def intend(self, attempt: Attempt, admit: Callable[[Spent], None]) -> None:
-        """As the journal's; refuses nothing, but the oracle hears of a second payment."""
+        """As the journal's; refuses nothing more, but the oracle hears of a second payment."""
+        process, need = self._process, (attempt.digest, attempt.origin, attempt.kind)
 
         def intend() -> None:
-            rivals = [
-                row
-                for row in self._journal.attempts(limit=1_000, at_stake=True)
-                if (row.digest, row.origin, row.kind)
-                == (attempt.digest, attempt.origin, attempt.kind)
-                and row.redeem_until_s > attempt.created_ms // 1_000
-                and not self._owned.is_used(row.payment_hash)
-            ]
+            free = self._free_rows(need, attempt.created_ms)
             self._journal.intend(attempt, admit)
-            self._owned.take(attempt.payment_hash, self._process)
-            if rivals:
-                self._process.world.fail(
-                    f"{self._process.name} pays again for a need whose payment"
-                    f" {rivals[0].payment_hash.hex()[:16]} is {rivals[0].state.value}"
-                )
+            self._custody.take(attempt.payment_hash, process)
+            looked_us = self._custody.last_look_us(process, need)
+            if looked_us is None:
+                process.world.fail(f"{process.name} pays without a look into its journal")
+                return
+            rivals = [known for known, since_us in free.items() if since_us < looked_us]
+            self._complain_of(rivals, "paid again")
 
         self._act(intend)
-        self._process.world.note(
-            self._process.name, f"journal.intend.{attempt.kind.value}", str(attempt.amount)
+        process.world.note(
+            process.name, f"journal.intend.{attempt.kind.value}", str(attempt.amount)
         )
 
     def record(self, before: Attempt, after: Attempt) -> None:
@@ -196,18 +238,10 @@ class VirtualJournal:
         self._act(lambda: self._journal.record(before, after))
         self._process.world.note(self._process.name, f"journal.{after.state.value}")
 
-    def locking(self, *, limit: int) -> list[Attempt]:
-        """As the journal's."""
-        return self._process.act(lambda: self._journal.locking(limit=limit))
-
-    def conclude(self, before: Attempt, after: Attempt) -> bool:
-        """As the journal's."""
-        return self._act(lambda: self._journal.conclude(before, after))
-
     def release(self, payment_hash: PaymentHash) -> None:
         """As the journal's."""
         self._process.act(lambda: self._journal.release(payment_hash))
-        self._owned.leave(payment_hash)
+        self._custody.leave(payment_hash, self._process.world.now_us)
 
     def get(self, payment_hash: PaymentHash) -> Attempt | None:
         """As the journal's."""

@@ -8,21 +8,25 @@ crashes and errors, as people and SDKs do. To add a behaviour, write a method an
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import httpx2
 
 from infern.client.receipts import ReceiptLog
-from infern.core.errors import InfernError, ProtocolError, RemoteProtocolError
+from infern.core.errors import InfernError, JsonValue, ProtocolError, RemoteProtocolError
+from infern.core.f402.credential import proof_header
+from infern.core.f402.offer import parse_offer
 from infern.core.wire.strict_json import dumps, loads_object
 from infern.simulator.consumer import Consumer, Crashed, GaveUp, Purse
 from infern.simulator.seller import MODEL
 
+T = TypeVar("T")
 CHAT: Final = "/v1/chat/completions"
 MAX_TURNS: Final = 6
 SDK_RETRIES: Final = 2
 PAUSES_S: Final = (0.0, 0.2, 1.0, 5.0, 20.0)
+ABSENCE_S: Final = 1_100.0
 TOPUPS: Final = (10_000, 50_000, 1_000_000)
 
 
@@ -49,7 +53,7 @@ class Heard:
     @property
     def is_answer(self) -> bool:
         """A success that is whole: what the user wanted."""
-        broke_off = b'\ndata: {"error"' in self.body or b'data: {"error"' == self.body[:14]
+        broke_off = b'\ndata: {"error"' in b"\n" + self.body
         return self.status == 200 and self.is_whole and not broke_off
 
     @property
@@ -71,6 +75,8 @@ class Need:
     is_keyed: bool = False
     is_stock: bool = False
     is_answered: bool = False
+    is_lost: bool = False
+    """The seller says that it was answered before, and to nobody it was."""
 
 
 class User:
@@ -136,24 +142,51 @@ class User:
         """Ask with a prepaid key, made and topped up when there is none with money on it."""
         need = self.new_need()
         need.is_keyed = True
-        await self.attempt(partial(self._fund, need.origin, self.dice.choice(TOPUPS)))
+        await self.attempt(partial(self.fund, need.origin, self.dice.choice(TOPUPS)))
         await self.satisfy(need)
 
     async def topup(self) -> None:
         """Put money on the key."""
         origin = self.dice.choice(self.consumer.origins)
-        await self.attempt(partial(self._fund, origin, self.dice.choice(TOPUPS)))
+        await self.attempt(partial(self.fund, origin, self.dice.choice(TOPUPS)))
 
     async def redeem(self) -> None:
         """Move what is left of payments to the key."""
         origin = self.dice.choice(self.consumer.origins)
-        await self.attempt(partial(self._redeem, origin))
+        await self.attempt(partial(self.redeem_all, origin))
 
     async def unpaid(self) -> None:
         """Ask without being able to pay."""
         need = self.new_need(is_kept=False)
         with_cap = {"F402-Max-Amount": "1"} if self.dice.random() < 0.3 else {}
         await self.attempt(partial(self._post, need, "poor", with_cap))
+
+    async def cheat(self) -> None:
+        """Try to be answered, or credited, for an invoice that was not paid."""
+        need = self.new_need(is_kept=False)
+        offered = await self.attempt(partial(self._post, need, "poor", {}))
+        if offered is None or not offered.body:
+            return
+        offer = parse_offer(offered.body, need.origin + CHAT)
+        if offer is None:
+            return
+        proof = {"PAYMENT-SIGNATURE": proof_header(offer, preimage=None)}
+        got = await self.attempt(partial(self._post, need, "poor", proof))
+        if got is not None and got.status == 200:
+            self.world.fail(f"{self.name} was answered without paying")
+        await self.attempt(partial(self._redeem_token, need.origin, offer.token))
+
+    async def _redeem_token(self, origin: str, token: str, purse: Purse) -> None:
+        await self.known_key(origin, purse)
+        headers = {
+            "authorization": f"Bearer {purse.clients[origin].api_key}",
+            "content-type": "application/json",
+        }
+        answer = await purse.poor.post(
+            f"{origin}/v1/f402/redeem", content=dumps({"challenge": token}), headers=headers
+        )
+        if answer.status_code == 200:
+            self.world.fail(f"{self.name} redeemed what was not paid")
 
     async def books(self) -> None:
         """Look at balance and receipts."""
@@ -165,7 +198,7 @@ class User:
     def new_need(self, *, is_kept: bool = True) -> Need:
         """Something nobody asked before."""
         words = f"need {self.name} {self.dice.randrange(10**9)} " + "x" * self.dice.randrange(60)
-        asked = {
+        asked: dict[str, JsonValue] = {
             "model": MODEL,
             "messages": [{"role": "user", "content": words}],
             "max_tokens": self.dice.randrange(8, 64),
@@ -180,7 +213,10 @@ class User:
         return need
 
     async def pause(self) -> None:
-        """Think."""
+        """Think, or be away for so long that proofs are worth nothing any more."""
+        if self.dice.random() < self.world.weather.absence:
+            self.world.note(self.name, "user.away")
+            await anyio.sleep(ABSENCE_S)
         await anyio.sleep(self.dice.choice(PAUSES_S) * self.dice.random())
 
     async def satisfy(self, need: Need, turns: int = MAX_TURNS) -> None:
@@ -195,12 +231,13 @@ class User:
                 return
             code = got.code if got is not None else ""
             if code in {"already_delivered", "insufficient_balance", "invalid_api_key"}:
+                need.is_lost = code == "already_delivered"
                 self.world.note(self.name, f"user.heard.{code}")
                 return
             await self.pause()
 
-    async def attempt(self, work: Callable[[Purse], Awaitable[Heard | None]]) -> Heard | None:
-        """Do something in one of the programs; errors are the user's to live with."""
+    async def attempt(self, work: Callable[[Purse], Awaitable[T]]) -> T | None:
+        """Do something in one of the programs; errors are the user's to live with, as None."""
         patience_us = None
         if self.dice.random() < self.world.weather.give_up:
             patience_us = self.dice.randrange(self.dice.choice((1_000, 100_000, 8_000_000)))
@@ -272,12 +309,14 @@ class User:
     def _leaves(self) -> bool:
         return self.dice.random() < self.world.weather.give_up / 2
 
-    async def _fund(self, origin: str, amount: int, purse: Purse) -> None:
+    async def fund(self, origin: str, amount: int, purse: Purse) -> bool:
+        """Have so much on the key; True when it is there."""
         api = purse.clients[origin].f402
         await self.known_key(origin, purse)
         if (await api.balance()).balance < amount:
             credited = await api.topup(amount)
             self.world.note(self.name, "user.topped-up", str(credited.amount))
+        return True
 
     async def known_key(self, origin: str, purse: Purse) -> None:
         """Have a key that the seller knows: it forgets keys that were never funded."""
@@ -291,7 +330,8 @@ class User:
                 raise
             await api.create_key()
 
-    async def _redeem(self, origin: str, purse: Purse) -> None:
+    async def redeem_all(self, origin: str, purse: Purse) -> None:
+        """Move what every payment left to the key."""
         await self.known_key(origin, purse)
         for redeemed in await purse.clients[origin].f402.redeem():
             self.world.note(self.name, "user.redeemed", str(redeemed.credited))
@@ -321,5 +361,6 @@ ACTIONS: Final[Mapping[str, tuple[Callable[[User], Awaitable[None]], int]]] = {
     "redeem": (User.redeem, 2),
     "unpaid": (User.unpaid, 2),
     "books": (User.books, 1),
+    "cheat": (User.cheat, 2),
 }
 """What users do and how often, relative to one another."""

@@ -29,6 +29,8 @@ class Weather:
         node_trouble: Per ten seconds: a node restarts, a link drops or delays, TLCs get stuck.
         crash: Per ten seconds and program: it is killed.
         give_up: A user loses patience in the middle.
+        absence: A user is away until what was paid is honoured no more.
+        new_terms: A seller that starts again has other prices and a new key for tokens.
         latency_us: Scale of all latencies.
         shuffles: Tasks that could run at once run in a seeded order.
     """
@@ -49,6 +51,8 @@ class Weather:
     node_trouble: float = 0.0
     crash: float = 0.0
     give_up: float = 0.0
+    absence: float = 0.0
+    new_terms: float = 0.0
     latency_us: int = 1_000
     shuffles: bool = False
 
@@ -64,13 +68,15 @@ _MOST = Weather(
     rpc_unheard=0.2,
     rpc_slow=0.1,
     event_lost=0.8,
-    ledger_away=0.08,
-    ledger_slow=0.05,
+    ledger_away=0.15,
+    ledger_slow=0.15,
     journal_away=0.04,
     model_bad=0.5,
     node_trouble=0.6,
     crash=0.8,
     give_up=0.3,
+    absence=0.1,
+    new_terms=0.8,
 )
 
 

@@ -7,27 +7,25 @@ oracles as `Served`.
 """
 
 import asyncio
-import random
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import anyio
 import httpx2
 
-from infern.core.f402.credential import PROOF_HEADER
 from infern.core.wire.endpoints import Endpoint
-from infern.simulator.passage import Passage, draw
+from infern.simulator.passage import Passage, latency_us
 from infern.simulator.process import Process, ProcessDied
 from infern.simulator.world import World
-from infern.testing.asgi import AsgiApp, Message, scope_of
+from infern.testing.asgi import AsgiApp, Message
 
-DEFAULT_TIMEOUT_S: Final = 600.0
+GRACE_S: Final = 20
+"""How long a server that stops waits for requests under way."""
 _PRICED: Final = frozenset(endpoint.path for endpoint in Endpoint)
-SPREAD: Final = 4
-"""The longest latency of a message is so many times the weather's."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,16 +68,18 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class _Head:
+class Head:
+    """Status and headers of an answer."""
+
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
 
 
-class _End:
+class End:
     """The answer is whole."""
 
 
-_Item = _Head | bytes | _End | httpx2.TransportError
+_Item = Head | bytes | End | httpx2.TransportError
 
 
 class Internet:
@@ -100,10 +100,12 @@ class Listener:
 
     def __init__(self, internet: Internet, origin: str, process: Process, app: AsgiApp) -> None:
         self._internet = internet
+        self._origin = origin
         self._process = process
         self._app = app
+        self._serving: dict[ServerEnd, anyio.CancelScope] = {}
         internet.listeners[origin] = self
-        process.at_death(lambda: internet.listeners.pop(origin, None))
+        process.at_death(self._unlisten)
 
     def accept(self, end: "ServerEnd") -> bool:
         """Begin to serve a request; False when nobody is there."""
@@ -117,11 +119,32 @@ class Listener:
         return True
 
     async def _serve(self, end: "ServerEnd") -> None:
-        try:
-            await self._app(end.scope, end.receive, end.send)
-        except Exception as error:  # noqa: BLE001 - a server outlives its handlers' bugs
-            self._internet.world.fail(f"{self._process.name} raised {error!r}")
+        with anyio.CancelScope() as scope:
+            self._serving[end] = scope
+            try:
+                await self._app(end.scope, end.receive, end.send)
+            except Exception as error:  # noqa: BLE001 - a server outlives its handlers' bugs
+                self._internet.world.fail(f"{self._process.name} raised {error!r}")
+            finally:
+                del self._serving[end]
         end.close()
+
+    async def close(self) -> None:
+        """Take no more requests, and end those under way: in their time, or else by force."""
+        self._unlisten()
+        for _ in range(GRACE_S * 10):
+            if not self._serving:
+                return
+            await self._process.sleep_us(100_000)
+        self._internet.world.note(self._process.name, "http.cancelled-at-stop")
+        for scope in list(self._serving.values()):
+            scope.cancel()
+        while self._serving:
+            await self._process.sleep_us(100_000)
+
+    def _unlisten(self) -> None:
+        if self._internet.listeners.get(self._origin) is self:
+            del self._internet.listeners[self._origin]
 
 
 class ClientEnd:
@@ -135,6 +158,7 @@ class ClientEnd:
         self.on_close: Callable[[], None] = lambda: None
         self.is_through = False
         """The end of the answer was read."""
+        self.is_closed = False
         process.at_death(self.close)
 
     def put(self, item: _Item) -> None:
@@ -143,11 +167,11 @@ class ClientEnd:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def get(self, timeout_s: float) -> _Item:
+    async def get(self, timeout_s: float) -> Head | bytes | End:
         """The next thing that arrives.
 
         Raises:
-            httpx2.ReadTimeout: Nothing in time.
+            httpx2.TransportError: The connection broke, or nothing came in time.
         """
         try:
             async with asyncio.timeout(timeout_s):
@@ -160,11 +184,14 @@ class ClientEnd:
         item = self._items.popleft()
         if isinstance(item, bytes):
             self.on_read(len(item))
-        self.is_through = isinstance(item, _End)
+        self.is_through = isinstance(item, End)
+        if isinstance(item, httpx2.TransportError):
+            raise item
         return item
 
     def close(self) -> None:
         """The client leaves, or is dead."""
+        self.is_closed = True
         leaving, self.on_close = self.on_close, lambda: None
         leaving()
 
@@ -192,7 +219,7 @@ class ServerEnd:
         self.served = served
         self.process: Process | None = None
         self._world = internet.world
-        self._dice = random.Random(f"{self._world.seed}/wire {len(internet.served)}")
+        self._dice = self._world.dice(f"wire {len(internet.served)}")
         internet.served.append(served)
         self._passage = passage
         self._client = client
@@ -208,6 +235,8 @@ class ServerEnd:
         else:
             client.on_read = self._taken
             client.on_close = self._client_left
+            if client.is_closed:
+                self._client_left()  # while the request was on its way
 
     # The way there.
 
@@ -266,7 +295,7 @@ class ServerEnd:
             self.served.status = message["status"]
             pairs = tuple(message["headers"])
             self.served.headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in pairs}
-            self._deliver(_Head(message["status"], pairs))
+            self._deliver(Head(message["status"], pairs))
             await process.sleep_us(0)
             return
         body = message.get("body", b"")
@@ -284,7 +313,7 @@ class ServerEnd:
 
     def _finish(self) -> None:
         self.served.is_ended = True
-        self._deliver(_End())
+        self._deliver(End())
         _wake(self._reader)
 
     def _transmit(self, body: bytes) -> None:
@@ -302,7 +331,7 @@ class ServerEnd:
     def _deliver(self, item: _Item) -> None:
         if self._is_gone:
             return
-        if isinstance(item, _Head) and self._passage.cut_at == -1:
+        if isinstance(item, Head) and self._passage.cut_at == -1:
             self._break("cut")
             return
         self._next_us = max(self._next_us, self._world.now_us) + self._latency_us()
@@ -353,134 +382,7 @@ class ServerEnd:
         return process
 
     def _latency_us(self) -> int:
-        return self._dice.randrange(self._world.weather.latency_us * SPREAD) + 1
-
-
-class Wire(httpx2.AsyncBaseTransport):
-    """The network as one client process sees it.
-
-    Args:
-        internet: Where servers are.
-        process: The client.
-        address: Its network address.
-    """
-
-    def __init__(self, internet: Internet, process: Process, address: str) -> None:
-        self._internet = internet
-        self._process = process
-        self._address = address
-        self._dice = internet.world.dice(f"passage {process.name}")
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send a request and return when the answer's headers are here."""
-        self._process.check()
-        body = await request.aread()
-        passage = draw(self._dice, self._internet.world.weather)
-        end = ClientEnd(self._process)
-        self._send(request, body, passage, end)
-        timeout_s = _read_timeout_s(request)
-        try:
-            head = await end.get(timeout_s)
-            if isinstance(head, httpx2.TransportError):
-                raise head
-        except BaseException:
-            end.close()
-            raise
-        assert isinstance(head, _Head)
-        stream = _Body(end, timeout_s, passage.slow_us, self._process)
-        return httpx2.Response(head.status, headers=list(head.headers), stream=stream)
-
-    def _send(self, request: httpx2.Request, body: bytes, passage: Passage, end: ClientEnd) -> None:
-        world = self._internet.world
-        first_us = world.now_us + self._latency_us()
-        if passage.lost:
-            world.note(self._process.name, "http.lost")
-            if not passage.silent:
-                refused = httpx2.ConnectError("the connection was refused")
-                world.loop.call_at_us(first_us, partial(end.put, refused))
-            return
-        twice = passage.again_after_us is not None
-        deaf = twice and passage.hears_second
-        send = partial(self._reach, request, body, passage)
-        world.loop.call_at_us(first_us, partial(send, None if deaf else end))
-        if passage.again_after_us is not None:
-            world.note(self._process.name, "http.twice")
-            again_us = first_us + passage.again_after_us
-            world.loop.call_at_us(again_us, partial(send, end if deaf else None))
-
-    def _reach(
-        self, request: httpx2.Request, body: bytes, passage: Passage, end: ClientEnd | None
-    ) -> None:
-        """The request is at the server's door."""
-        origin = f"{request.url.scheme}://{request.url.netloc.decode('ascii')}"
-        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw]
-        named = {name.lower(): value for name, value in headers}
-        target = request.url.raw_path.decode("ascii")
-        listener = self._internet.listeners.get(origin)
-        if listener is None:
-            if end is not None:
-                end.put(httpx2.ConnectError("nobody listens there"))
-            return
-        served = Served(
-            origin=origin,
-            method=request.method,
-            target=target,
-            body=body,
-            proof=named.get(PROOF_HEADER, ""),
-            key=named.get("authorization", "").removeprefix("Bearer "),
-        )
-        scope = scope_of(request.method, target, headers, address=self._address)
-        server_end = ServerEnd(self._internet, served, scope, passage, end)
-        is_torn = passage.torn_at is not None and bool(body)
-        if is_torn:
-            self._internet.world.note(self._process.name, "http.torn")
-            body = body[: len(body) * (passage.torn_at or 0) // 1_000]
-            if end is not None:
-                end.put(httpx2.WriteError("the connection broke while the body was sent"))
-        server_end.arrive(_cut_up(body, passage.pieces), is_torn=is_torn)
-        listener.accept(server_end)
-
-    def _latency_us(self) -> int:
-        return self._dice.randrange(self._internet.world.weather.latency_us * SPREAD) + 1
-
-
-class _Body(httpx2.AsyncByteStream):
-    """The body of an answer as it arrives."""
-
-    def __init__(self, end: ClientEnd, timeout_s: float, slow_us: int, process: Process) -> None:
-        self._end = end
-        self._timeout_s = timeout_s
-        self._slow_us = slow_us
-        self._process = process
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Pieces; raises where the connection breaks."""
-        while True:
-            if self._slow_us:
-                self._process.world.note(self._process.name, "http.slow")
-                await self._process.sleep_us(self._slow_us)
-            item = await self._end.get(self._timeout_s)
-            if isinstance(item, httpx2.TransportError):
-                raise item
-            if isinstance(item, _End):
-                return
-            assert isinstance(item, bytes)
-            yield item
-
-    async def aclose(self) -> None:
-        """Leave."""
-        self._end.close()
-
-
-def _cut_up(body: bytes, pieces: int) -> list[bytes]:
-    size = max(len(body) // pieces, 1)
-    return [body[at : at + size] for at in range(0, len(body), size)] or [b""]
-
-
-def _read_timeout_s(request: httpx2.Request) -> float:
-    timeout = request.extensions.get("timeout")
-    found = timeout.get("read") if isinstance(timeout, dict) else None
-    return DEFAULT_TIMEOUT_S if found is None else float(found)
+        return latency_us(self._dice, self._world.weather)
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:

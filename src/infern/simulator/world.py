@@ -48,7 +48,7 @@ class World:
 
     def dice(self, name: str) -> random.Random:
         """A stream of chance of its own, so that one actor's luck does not change another's."""
-        return random.Random(f"{self.seed}/{name}")
+        return random.Random(f"{self.seed}/{name}")  # noqa: S311 - chance that repeats
 
     def note(self, who: str, what: str, detail: str = "") -> None:
         """Put an event into the trace."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import httpx2
 import openai
 import pytest
 
+from infern.adapters.system import SystemClock
 from infern.client.auth import F402Auth
 from infern.client.budget import Budget
 from infern.client.journal import AttemptKind
@@ -136,6 +138,25 @@ async def test_what_a_lost_answer_left_over_is_redeemed(live, wallet):
         (redeemed,) = await client.f402.redeem()
         assert redeemed.payment_hash == row.payment_hash.hex()
         assert 0 < redeemed.credited < row.amount
+
+
+async def test_a_payment_of_unknown_outcome_is_looked_up_and_redeemed(live, wallet):
+    """Its proof is worth nothing any more, so no repeated request would ever ask the node."""
+
+    class TwoDaysOn(SystemClock):
+        def now_ms(self):
+            return super().now_ms() + 2 * 86_400_000
+
+    async with client_of(live, wallet) as client:
+        await client.chat.completions.create(**ASK)
+        wallet.journal._db.execute("UPDATE attempts SET state = 'paying', preimage = NULL")
+        row = wallet.journal.attempts(limit=1)[0]
+        assert await client.f402.redeem() == []
+        client.wallet = replace(wallet, clock=TwoDaysOn())
+        (redeemed,) = await client.f402.redeem()
+        assert redeemed.payment_hash == row.payment_hash.hex()
+        assert 0 < redeemed.credited < row.amount
+        assert states(wallet) == [ClientState.REDEEMED_ELSEWHERE]
 
 
 async def test_top_ups_are_within_the_budget(live, wallet, tmp_path):

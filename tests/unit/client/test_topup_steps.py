@@ -173,6 +173,20 @@ def test_an_unfinished_top_up_of_the_same_amount_is_this_one(world, bank):
     assert len(world.node.paid) == 1
 
 
+def test_every_unfinished_top_up_is_finished_before_a_new_one(world, bank):
+    """Two that ran side by side were cut off; the second of them is the one asked for now."""
+    first, second = world.wallet(), world.wallet()
+    with pytest.raises(Died):
+        topup(bank, first, dies_at=9)
+    bank.silent = 10_000
+    with pytest.raises(PaymentError):
+        topup(bank, second, amount=2 * AMOUNT)
+    bank.silent = 0
+    assert topup(bank, first, amount=2 * AMOUNT).amount == 2 * AMOUNT
+    assert len(world.node.paid) == 2
+    assert world.states() == ["delivered", "delivered"]
+
+
 def test_the_budget_rules(make_world, make_signer):
     from infern.client.budget import Budget
 
