@@ -173,7 +173,7 @@ async def test_solvency_is_as_shown(examples: Examples) -> None:
     (shown,) = examples("GET /v1/f402/solvency")
     (asset,) = shown["assets"]
     balance, local = int(asset["balance"]), int(asset["node"]["local"])
-    totals = {name: 0 for name in (f.name for f in fields(Totals))}
+    totals = dict.fromkeys((f.name for f in fields(Totals)), 0)
     totals |= {"deposited": local, "received": local, "balance": balance}
     totals |= {"spent": local - balance, "captured": local - balance}
     channel = SimpleNamespace(

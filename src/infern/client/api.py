@@ -113,9 +113,9 @@ class _Shared:
             and _may_have_left(row, now_s)
         ]
         # What nobody may know the outcome of is last: it must not keep the others waiting.
-        return sorted(
-            rows, key=lambda row: (row.state is ClientState.PAYING, not row.is_at_stake)
-        )[:MAX_REDEEMED]
+        return sorted(rows, key=lambda row: (row.state is ClientState.PAYING, not row.is_at_stake))[
+            :MAX_REDEEMED
+        ]
 
     def _take(self, row: Attempt, held: Held) -> Attempt | None:
         """Own a row that is at stake; None when a live exchange is using it."""

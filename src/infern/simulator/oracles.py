@@ -104,6 +104,10 @@ class _Reading:
         """Look."""
         return command(self._disk.connection)
 
+    async def read(self, query: Command[T]) -> T:
+        """Look."""
+        return await self.run(query)
+
     def close(self) -> None:
         """Nothing is open."""
 

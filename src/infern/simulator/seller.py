@@ -7,7 +7,7 @@ from typing import Final
 
 import anyio
 
-from infern.adapters.secp256k1 import CoincurveSigner
+from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.ids import Pubkey
 from infern.core.market.price import Price
@@ -120,6 +120,7 @@ class SellerHost(Host):
             ledger=ledger,
             fiber=VirtualFiberClient(process, self.node),
             agent=self.setup.agent,
+            verifier=CoincurveVerifier(),
             clock=clock,
             entropy=ProcessEntropy(process),
         )

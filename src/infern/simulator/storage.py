@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from infern.adapters.sqlite_journal import SqliteJournal
-from infern.adapters.sqlite_ledger import rows
 from infern.adapters.sqlite_ledger.engine import Batches, Command, Outcome, prepare
+from infern.adapters.sqlite_ledger.schema import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 from infern.client.journal import Attempt, AttemptKind, Spent, StoredKey
 from infern.core.errors import LedgerError
 from infern.core.ids import PaymentHash, RequestDigest
@@ -42,7 +42,7 @@ class VirtualEngine:
     """
 
     def __init__(self, process: Process, disk: SellerDisk) -> None:
-        prepare(disk.connection, rows.SCHEMA, rows.SCHEMA_VERSION)
+        prepare(disk.connection, SCHEMA, SCHEMA_VERSION, MIGRATIONS)
         self._process = process
         self._batches = Batches(disk.connection)
         self._queue: list[tuple[Command[Any], asyncio.Future[Any]]] = []
@@ -56,6 +56,10 @@ class VirtualEngine:
             self._process.later(self._delay_us(), self._commit)
         self._queue.append((command, future))
         return await self._process.wait(future)
+
+    async def read(self, query: Command[T]) -> T:
+        """Run a query as a command; there are no threads to keep waiting."""
+        return await self.run(query)
 
     def close(self) -> None:
         """Commit what is queued."""
@@ -237,6 +241,14 @@ class VirtualJournal:
         """As the journal's."""
         self._act(lambda: self._journal.record(before, after))
         self._process.world.note(self._process.name, f"journal.{after.state.value}")
+
+    def locking(self, *, limit: int) -> list[Attempt]:
+        """As the journal's."""
+        return self._process.act(lambda: self._journal.locking(limit=limit))
+
+    def conclude(self, before: Attempt, after: Attempt) -> bool:
+        """As the journal's."""
+        return self._act(lambda: self._journal.conclude(before, after))
 
     def release(self, payment_hash: PaymentHash) -> None:
         """As the journal's."""
