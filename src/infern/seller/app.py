@@ -19,12 +19,12 @@ from infern.core.wire.endpoints import Endpoint
 from infern.core.wire.render import render_error
 from infern.ports import Clock, Entropy, FiberNode, Ledger, SignatureVerifier, Signer
 from infern.seller.accounts import Accounts
+from infern.seller.answers import Answers
 from infern.seller.backend import Backend
 from infern.seller.config import SellerConfig
 from infern.seller.endings import Endings
 from infern.seller.hold_offers import HoldOffers
 from infern.seller.http import Receive, Scope, Send
-from infern.seller.answers import Answers
 from infern.seller.keys import KeyRing
 from infern.seller.leases import LeaseKeeper
 from infern.seller.locks import LockKeeper

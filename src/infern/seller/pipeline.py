@@ -49,6 +49,7 @@ from infern.core.ids import RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
 from infern.core.wire.endpoints import Endpoint
+from infern.seller.answers import Answers
 from infern.seller.http import (
     ClientGone,
     HttpRequest,
@@ -59,7 +60,6 @@ from infern.seller.http import (
     read_body,
     read_head,
 )
-from infern.seller.answers import Answers
 from infern.seller.limits import (
     BODIES_PER_ADDRESS,
     AddressSlots,

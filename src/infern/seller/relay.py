@@ -17,10 +17,10 @@ from infern.core.wire.strict_json import JsonObject, dumps
 from infern.core.wire.usage import read_usage
 from infern.ports import UpstreamReply
 from infern.seller import upstream_errors
+from infern.seller.answers import Watch
 from infern.seller.backend import Backend
 from infern.seller.billing import bill, odd_members
 from infern.seller.http import ClientGone
-from infern.seller.answers import Watch
 from infern.seller.limits import ByteShare
 from infern.seller.pricing import Order
 from infern.seller.recordings import Recording
