@@ -1,7 +1,7 @@
-"""Answers under way, each made in a task of its own that outlives the connection which asked for it.
+"""Answers under way, each made in a task of its own that outlives the connection it began with.
 
-One timer looks after all deadlines: of the model server, of whole answers, of slow readers, of
-answers nobody reads, of answers that are kept. A timer per wait would cost more than the waits.
+One timer looks after all their deadlines: of the model server, of whole answers, of answers nobody
+reads, of answers that are kept. A timer per wait would cost more than the waits.
 """
 
 import asyncio
@@ -204,6 +204,7 @@ class Answers:
             watch: Its deadlines.
             places: What it takes up here; closed when it has ended.
         """
+        self._watches[watch] = None
         self._idle.set()
         self._running().start_soon(self._run, recording, settlement, work, watch, places)
 
@@ -215,7 +216,6 @@ class Answers:
         watch: Watch,
         places: ExitStack,
     ) -> None:
-        self._watches[watch] = None
         failure: BaseException | None = None
         last: bytes | None = None
         with places:

@@ -384,8 +384,8 @@ class Settlement:
                     continue
             # It may still be booked: the command is on its way and cannot be called back.
             raise LedgerError(
-                "The seller's ledger did not answer in time; whether this was charged shows in your "
-                "receipts.",
+                "The seller's ledger did not answer in time; whether this was charged shows in "
+                "your receipts.",
                 money=Money.UNKNOWN,
                 retry=Retry.NEVER,
             )
