@@ -14,11 +14,6 @@ DOCUMENT = Path(__file__).parents[2] / "docs/abuse-cases.md"
 ROW = re.compile(r"^\| (\d+) \|", re.MULTILINE)
 CASES = [int(number) for number in ROW.findall(DOCUMENT.read_text("utf-8"))]
 NOT_BUILT = {36: "a router", 40: "the free tier"}
-IN_FLIGHT = {
-    **dict.fromkeys((1, 2, 18, 19, 20, 21), "replay"),
-    **dict.fromkeys((26, 27), "payouts"),
-}
-"""Cases whose tests come with a branch that is not merged yet."""
 NAME = re.compile(r"test_abuse_(\d\d)_[a-z]")
 
 
@@ -51,6 +46,4 @@ def test_no_test_has_the_number_of_another_thing(named: dict[int, list[str]]) ->
 
 @pytest.mark.parametrize("number", [n for n in CASES if n not in NOT_BUILT])
 def test_each_case_has_a_test(named: dict[int, list[str]], number: int) -> None:
-    if not named[number] and number in IN_FLIGHT:
-        pytest.skip(f"case {number} comes with the branch {IN_FLIGHT[number]}")
     assert named[number], f"no test_abuse_{number:02}_… for case {number}"

@@ -340,7 +340,7 @@ def test_nobody_is_told_of_a_node_unasked(world, make_signer):
     assert set(_asked(world)) == {None}
 
 
-def test_a_relay_cannot_have_the_remainder_sent_to_itself(world, make_signer, lies):
+def test_abuse_27_a_relay_cannot_have_the_remainder_sent_to_itself(world, make_signer, lies):
     """Whether or not the client asked for its own way back."""
     world.seller.lie = lies["another refund"]
     for refund_to in (None, make_signer(9).pubkey):

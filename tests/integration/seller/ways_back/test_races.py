@@ -11,7 +11,7 @@ CKB = 100_000_000
 
 
 @pytest.mark.parametrize("run", range(3))
-async def test_withdrawals_and_requests_at_once(live: Any, run: int) -> None:
+async def test_abuse_26_withdrawals_and_requests_at_once(live: Any, run: int) -> None:
     """Random order, random sizes; the seed is printed when it fails."""
     seed = secrets.randbits(32)
     chance = random.Random(seed)

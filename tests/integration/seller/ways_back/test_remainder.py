@@ -139,7 +139,7 @@ async def _tab_of(live: Any, offer: Offer) -> Any:
 # Who may say where it goes (abuse 27): whoever passes a proof on must not.
 
 
-async def test_an_address_added_to_a_proof_counts_for_nothing(live: Any) -> None:
+async def test_abuse_27_an_address_added_to_a_proof_counts_for_nothing(live: Any) -> None:
     body = live.world.fresh_body()
     offer = await live.paid(body)
     assert offer.challenge.refund_to is None
