@@ -202,7 +202,8 @@ class F402Api(_Shared):
         """Move everything this journal still has at the seller to a prepaid key.
 
         Payments that were never answered, and what answered ones left over. Payments of unknown
-        outcome are looked up first when their invoices are over. A key is made when there is none. Repeating is harmless: the seller moves each remainder once.
+        outcome are looked up first when their invoices are over. A key is made when there is none.
+        Repeating is harmless: the seller moves each remainder once.
 
         Raises:
             InfernError: As the seller says; what was not moved stays as it was.
