@@ -9,6 +9,7 @@ the memory; nothing is held for a request that cannot be served.
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from infern.core.errors import (
@@ -36,6 +37,7 @@ from infern.core.f402.mpp import (
 from infern.core.f402.offer import (
     MODE_HEADER,
     PAYMENT_RESPONSE_HEADER,
+    Offer,
     offer_details,
     offer_headers,
     offer_message,
@@ -45,7 +47,7 @@ from infern.core.f402.offer import (
 from infern.core.f402.receipt import Receipt, sign_receipt
 from infern.core.f402.refund import refund_asked, refund_of
 from infern.core.f402.verify import open_proof
-from infern.core.ids import RequestDigest, RequestId
+from infern.core.ids import Pubkey, RequestDigest, RequestId
 from infern.core.ledger.records import KeyRecord
 from infern.core.units import format_amount, parse_amount
 from infern.core.wire.endpoints import Endpoint
@@ -74,6 +76,7 @@ from infern.seller.recordings import Recording
 from infern.seller.relay import Relay
 from infern.seller.replays import Need, retry_count
 from infern.seller.settlement import Payer, Sale, Settlement
+from infern.seller.standing import Asked, StandingOffers, caller_of
 
 MAX_AMOUNT_HEADER: Final = "f402-max-amount"
 _log = logging.getLogger(__name__)
@@ -91,6 +94,7 @@ class Pipeline:
         self._strangers = Slots(limits.open_requests, "bodies on their way")
         self._strangers_by_address = AddressSlots(BODIES_PER_ADDRESS, "bodies on their way")
         self._buffered = ByteBudget(limits.buffered_bytes)
+        self._standing = StandingOffers(parts.clock, parts.proofs)
 
     async def __call__(
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send
@@ -180,7 +184,62 @@ class Pipeline:
         head = exchange.head
         refund_to = refund_asked(head.headers, own=self._parts.config.pay_to)
         if mode is Mode.HOLD:
-            await self._parts.hold_offers.admit(order.terms)
+            offer = await self._hold_offer(head, order, digest, refund_to)
+        else:
+            asked = Asked(
+                caller=caller_of(head.address, head.headers),
+                digest=digest,
+                refund_to=refund_to,
+                attempt=parse_attempt(head.headers),
+                retry=retry_count(head.headers),
+            )
+            mint = partial(self._upfront_offer, head, order, digest, refund_to)
+            offer = await self._standing.offer(asked, mint)
+        error = PaymentRequired(
+            offer_message(offer, order.listing.model), details=offer_details(offer)
+        )
+        headers = offer_headers(offer)
+        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
+            # A client that waits for its charge to succeed would wait for its own answer.
+            secrets = self._parts.config.secrets
+            key = secrets.challenge_keys[secrets.kid]
+            headers = announced_headers(offer, body=body, challenge_key=key)
+        await exchange.responder.error(error, headers)
+
+    async def _hold_offer(
+        self, head: HttpRequest, order: Order, digest: RequestDigest, refund_to: Pubkey | None
+    ) -> Offer:
+        await self._parts.hold_offers.admit(order.terms)
+        self._require_mint(head, order)
+        return await self._parts.hold_offers.offer(
+            listing=order.listing,
+            terms=order.terms,
+            digest=digest,
+            target=head.target,
+            address=head.address,
+            refund_to=refund_to,
+        )
+
+    async def _upfront_offer(
+        self, head: HttpRequest, order: Order, digest: RequestDigest, refund_to: Pubkey | None
+    ) -> Offer:
+        self._require_mint(head, order)
+        offer = await self._parts.minter.offer(
+            listing=order.listing,
+            terms=order.terms,
+            digest=digest,
+            target=head.target,
+            refund_to=refund_to,
+        )
+        self._parts.unclaimed.remember(offer.challenge)
+        return offer
+
+    def _require_mint(self, head: HttpRequest, order: Order) -> None:
+        """Use up the caller's allowance for invoices.
+
+        Raises:
+            PaymentRequired: Too many are out; with the quote alone.
+        """
         if not self._parts.minter.may_mint(head.address):
             raise PaymentRequired(
                 f"Payment required: at most {_ceiling(order)} for this request. No invoice was "
@@ -193,34 +252,6 @@ class Pipeline:
                     "links": dict(LINKS),
                 },
             )
-        if mode is Mode.HOLD:
-            offer = await self._parts.hold_offers.offer(
-                listing=order.listing,
-                terms=order.terms,
-                digest=digest,
-                target=head.target,
-                address=head.address,
-                refund_to=refund_to,
-            )
-        else:
-            offer = await self._parts.minter.offer(
-                listing=order.listing,
-                terms=order.terms,
-                digest=digest,
-                target=head.target,
-                refund_to=refund_to,
-            )
-            self._parts.unclaimed.remember(offer.challenge)
-        error = PaymentRequired(
-            offer_message(offer, order.listing.model), details=offer_details(offer)
-        )
-        headers = offer_headers(offer)
-        if exchange.responder.speaks_mpp and mode is Mode.UPFRONT:
-            # A client that waits for its charge to succeed would wait for its own answer.
-            secrets = self._parts.config.secrets
-            key = secrets.challenge_keys[secrets.kid]
-            headers = announced_headers(offer, body=body, challenge_key=key)
-        await exchange.responder.error(error, headers)
 
     async def _by_key(
         self, exchange: "Exchange", key: KeyRecord, order: Order, digest: RequestDigest

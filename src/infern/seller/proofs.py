@@ -114,6 +114,21 @@ class ProofDesk:
             await self._await_status(verified.challenge.payment_hash, _MONEY_OR_LOCK)
         return verified.challenge
 
+    async def is_paid(self, payment_hash: PaymentHash) -> bool:
+        """Whether one of our invoices was paid, or is about to be.
+
+        Raises:
+            TransportError: `fiber_unavailable`; nobody knows.
+            PaymentError: `payment_not_received`; the node does not know the invoice any more.
+        """
+        try:
+            status = await self._status(payment_hash)
+        except PaymentError as error:
+            if error.money is Money.UNKNOWN:
+                raise
+            return False  # cancelled or expired
+        return status in _MONEY_OR_LOCK
+
     async def _await_status(
         self, payment_hash: PaymentHash, good: frozenset[InvoiceStatus]
     ) -> None:
