@@ -44,11 +44,18 @@ def answer_complaints(
 
 
 def _charged_is_delivered(receipts: dict[str, Receipt], served: list[Served]) -> Iterator[str]:
-    """A receipt covers exactly what was handed to the connection, or what a crash kept from it."""
-    by_id = {one.request_id: one for one in served if one.request_id}
+    """A receipt covers what was handed to a connection, or can be had again for the asking.
+
+    One answer may have been given to several connections, each from its first byte on. What none
+    of them was given in full was broken off by an end of either side.
+    """
+    by_id: dict[str, list[Served]] = defaultdict(list)
+    for one in served:
+        if one.request_id:
+            by_id[one.request_id].append(one)
     for request_id, receipt in receipts.items():
-        one = by_id.get(request_id)
-        if one is None:
+        given = by_id.get(request_id)
+        if given is None:
             # Charged just before it is written: only an end of either side may come between.
             harmed = [
                 other
@@ -60,19 +67,39 @@ def _charged_is_delivered(receipts: dict[str, Receipt], served: list[Served]) ->
             if receipt.charged and not harmed:
                 yield f"{request_id} was charged and nothing of it was ever written"
             continue
-        if request_digest(one.method, one.target, one.body) != receipt.req_hash:
+        if any(request_digest(o.method, o.target, o.body) != receipt.req_hash for o in given):
             yield f"{request_id} has a receipt for another request"
-        pieces = one.written
-        if one.status == 503 and b'"money":"unknown"' in b"".join(pieces):
+        if any(o.status == 503 and b'"money":"unknown"' in b"".join(o.written) for o in given):
             continue  # the ledger did not say in time, and the consumer was told so
-        if one.is_stream and pieces and pieces[-1].startswith(END_MARKS):
-            pieces = pieces[:-1]
-        if receipt.resp_root != response_root(pieces) and not (one.harms and not pieces):
-            yield f"{request_id} has a receipt for other bytes than were written"
-        delivered = b"".join(pieces)
-        is_empty = not CONTENT.search(delivered) and not PROPER_END.search(delivered)
-        if receipt.charged and one.is_stream and is_empty:
-            yield f"{request_id} was charged and no content was written"
+        yield from _covered(request_id, receipt, given)
+
+
+def _covered(request_id: str, receipt: Receipt, given: list[Served]) -> Iterator[str]:
+    bodies = [_before_receipt(one) for one in given]
+    longest = max(bodies, key=len)
+    if not all(longest.startswith(body) for body in bodies):
+        yield f"{request_id} was answered with different bytes"
+    whole = any(one.is_ended and not one.harms for one in given)
+    if whole and receipt.resp_root != response_root([longest]):
+        yield f"{request_id} has a receipt for other bytes than were written"
+    is_empty = not CONTENT.search(longest) and not PROPER_END.search(longest)
+    if receipt.charged and whole and given[0].is_stream and is_empty:
+        yield f"{request_id} was charged and no content was written"
+
+
+def _before_receipt(one: Served) -> bytes:
+    """The bytes of an answer that its receipt can cover."""
+    body = b"".join(one.written)
+    if not one.is_stream:
+        return body
+    ends = [at for at in (_mark(body, mark) for mark in END_MARKS) if at >= 0]
+    return body[: min(ends)] if ends else body
+
+
+def _mark(body: bytes, mark: bytes) -> int:
+    """Where a line with this mark begins; -1 when there is none."""
+    at = body.find(b"\n\n" + mark)
+    return at + 2 if at >= 0 else (0 if body.startswith(mark) else -1)
 
 
 def _delivered_is_charged(
@@ -84,7 +111,7 @@ def _delivered_is_charged(
             continue
         if not one.is_stream:
             yield f"{one.request_id} was answered and not charged"
-        elif any(piece.startswith(RECEIPT_MARK) for piece in one.written):
+        elif RECEIPT_MARK in b"".join(one.written):
             yield f"{one.request_id} shows a receipt that is not in the ledger"
         elif CONTENT.search(b"".join(one.written)) and one.life not in seller.killed:
             yield f"{one.request_id} was streamed and not charged"

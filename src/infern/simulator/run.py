@@ -50,7 +50,7 @@ class Size:
     hubs: int = 2
     programs: int = 2
     users: int = 2
-    actions: int = 5
+    actions: int = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +199,8 @@ def _open_topups(seller: SellerHost) -> int:
 
 async def troubled_life(stage: Stage, *, size: Size) -> None:
     """Every user does some things while everything around them fails."""
+    for host in stage.hosts:
+        await host.up()
     async with anyio.create_task_group() as trouble:
         trouble.start_soon(crash_programs, stage.world, stage.hosts)
         trouble.start_soon(trouble_nodes, stage.world, stage.network)

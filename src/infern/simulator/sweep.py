@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+import anyio
+
 from infern.core.errors import JsonValue
 from infern.core.wire.strict_json import dumps
 from infern.simulator.run import Report, Size, Stage, simulate
@@ -24,6 +26,7 @@ PROGRAMS: Final = ("seller0", "consumer0a")
 NODES: Final = ("seller0-node", "hub0", "consumer0-node")
 DOWNTIME_MS: Final = 700
 TURNS: Final = 12
+PAUSE_S: Final = 5.0
 TOPUP: Final = 200_000
 
 
@@ -50,7 +53,7 @@ async def story(stage: Stage) -> None:
     for _ in range(TURNS):
         if await user.attempt(partial(user.fund, keyed.origin, TOPUP)):
             break
-        await user.pause()
+        await anyio.sleep(PAUSE_S)
     await user.satisfy(keyed, TURNS)
     await user.attempt(partial(user.redeem_all, keyed.origin))
 

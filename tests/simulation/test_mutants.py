@@ -1,9 +1,11 @@
 """Ways to break the code that the simulator has to notice; each is a mistake somebody could make.
 
-A mutant replaces one function for the length of a test. `SEEDS` says how many seeds it may take.
+A mutant replaces one function for the length of a test, and must be found within `SEEDS` seeds.
 """
 
 from dataclasses import replace
+
+import pytest
 
 from infern.adapters.sqlite_journal import SqliteJournal
 from infern.adapters.sqlite_ledger import SqliteLedger, bookings, rows
@@ -17,6 +19,10 @@ from infern.core.ledger.records import TopupState
 from infern.core.ledger.tab import deposit
 from infern.seller import proofs, relay, settlement, streaming
 from infern.seller.http import ClientGone
+from infern.simulator.run import simulate
+
+pytestmark = pytest.mark.slow
+SEEDS = 40
 
 
 def recover_is_not_called(patch):
@@ -199,23 +205,26 @@ def a_remainder_is_moved_twice(patch):
     patch.setattr(bookings, "redeem", redeem)
 
 
-MUTANTS = {
-    mutant.__name__: mutant
-    for mutant in (
-        recover_is_not_called,
-        a_delivered_payment_runs_again,
-        the_payment_goes_before_the_intent,
-        a_topup_is_credited_whenever_it_is_seen,
-        a_release_gives_back_what_was_captured,
-        a_redeemed_payment_is_not_marked,
-        a_client_that_leaves_keeps_its_hold_open,
-        a_plain_answer_goes_out_before_its_charge,
-        who_leaves_a_stream_pays_nothing,
-        unredeemed_payments_are_forgotten,
-        an_unknown_outcome_is_taken_for_a_failure,
-        an_open_invoice_is_taken_for_paid,
-        receipts_are_not_chained,
-        a_charge_that_was_not_booked_is_forgotten,
-        a_remainder_is_moved_twice,
-    )
-}
+MUTANTS = (
+    recover_is_not_called,
+    a_delivered_payment_runs_again,
+    the_payment_goes_before_the_intent,
+    a_topup_is_credited_whenever_it_is_seen,
+    a_release_gives_back_what_was_captured,
+    a_redeemed_payment_is_not_marked,
+    a_client_that_leaves_keeps_its_hold_open,
+    a_plain_answer_goes_out_before_its_charge,
+    who_leaves_a_stream_pays_nothing,
+    unredeemed_payments_are_forgotten,
+    an_unknown_outcome_is_taken_for_a_failure,
+    an_open_invoice_is_taken_for_paid,
+    receipts_are_not_chained,
+    a_charge_that_was_not_booked_is_forgotten,
+    a_remainder_is_moved_twice,
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_simulator_notices(mutant, monkeypatch):
+    mutant(monkeypatch)
+    assert any(simulate(str(seed)).failures for seed in range(SEEDS))
