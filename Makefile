@@ -14,7 +14,7 @@ NODE_STAMP := tests/clients/node/node_modules/.installed
 CLIENTS_VENV := .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 
-.PHONY: help setup demo test lint slow bench overload test-real format lock clean
+.PHONY: help soak setup demo test lint slow bench overload test-real format lock clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,9 @@ slow: setup $(NODE_STAMP) $(CLIENTS_STAMP)  ## the slower suites that .ci/run ad
 
 test-real: setup  ## the suites that need real ckb and fnn nodes
 	@$(BIN)/python -m pytest -q -m real -rs
+
+soak: setup  ## many simulated worlds; a wrong one prints how to repeat it
+	@$(BIN)/python -m infern.simulator --seed 0 --runs 2000 --counts
 
 bench: setup $(LITELLM)  ## speed beside nginx and LiteLLM in one run, ten minutes; results in benchmarks/runs
 	@INFERN_BENCH_PEERS=$(PEERS) $(BIN)/python -m benchmarks.run
