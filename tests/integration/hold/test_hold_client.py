@@ -256,19 +256,21 @@ async def test_a_client_that_dies_before_its_proof_uses_it_when_it_is_back(
 async def test_a_client_that_dies_while_it_is_answered_pays_once_in_the_end(
     world: Any, make_payer: Any
 ) -> None:
-    first = make_payer(world)
-    world.model.plan.append(Script(before=anyio.Event(), steps=[answer()]))
+    first, thinking = make_payer(world), anyio.Event()
+    world.model.plan.append(Script(before=thinking, steps=[answer()]))
     async with anyio.create_task_group() as group:
         group.start_soon(first.ask)
         await model_is_asked(world)
         first.kill()
         group.cancel_scope.cancel()
+    thinking.set()
     second = make_payer(world)
     with contextlib.suppress(openai.APIStatusError):  # the first run's payment comes back
         await second.ask()
     if "settling" not in second.states():
         await second.ask()
-    assert second.states() == ["payment_failed", "settling"]
+    # Who is back soon enough reads the answer under way; otherwise its payment was given back.
+    assert second.states() in (["settling"], ["payment_failed", "settling"])
 
 
 async def test_a_seller_that_dies_while_it_answers_gives_the_payment_back(
