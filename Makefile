@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(or $(INFERN_BENCH_PEERS),$(HOME)/.cache/infern-bench)
 LITELLM := $(PEERS)/litellm/.installed
 NODE_STAMP := tests/clients/node/node_modules/.installed
+WORKERS ?= auto
 CLIENTS_VENV := .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 
@@ -43,8 +44,8 @@ $(CLIENTS_STAMP): requirements/clients.lock
 demo: setup  ## the whole network on this machine: 402, payment, proof, answer
 	@$(BIN)/infern demo
 
-test: setup $(NODE_STAMP) $(CLIENTS_STAMP) lint  ## style, types, imports and the default test suite
-	@$(BIN)/python -m pytest -q
+test: setup $(NODE_STAMP) $(CLIENTS_STAMP) lint  ## style, types, imports and the default tests, on WORKERS cores
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: setup  ## formatting, lint, types and import rules
 	@$(BIN)/ruff format --check --quiet .
