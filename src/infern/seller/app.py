@@ -1,7 +1,7 @@
 """The seller's ASGI application: the priced endpoints by hand, everything else by Starlette."""
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -37,6 +37,7 @@ from infern.seller.sending import Sender
 from infern.seller.solvency import Solvency
 from infern.seller.topups import TopupWatch
 from infern.seller.unclaimed import UnclaimedWatch
+from infern.seller.waiting import keep_running
 from infern.seller.withdrawals import Withdrawals
 
 DRAIN_S: Final = 10
@@ -164,12 +165,8 @@ class SellerApp:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         await open_books(self._parts)
         async with anyio.create_task_group() as group:
-            group.start_soon(self._parts.topups.run)
-            group.start_soon(self._parts.endings.run)
-            group.start_soon(self._parts.leases.run)
-            group.start_soon(self._parts.locks.run)
-            group.start_soon(self._parts.payouts.run)
-            group.start_soon(self._parts.unclaimed.run)
+            for what, work in self._watchers().items():
+                group.start_soon(keep_running, what, work, self._parts.clock)
             async with anyio.create_task_group() as answers:
                 self.answers.begin(answers)
                 yield
@@ -179,6 +176,18 @@ class SellerApp:
             group.cancel_scope.cancel()
         # Ends that waited for the ledger get a last chance; start-up would release them unbilled.
         await self._parts.endings.try_all()
+
+    def _watchers(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """What looks after money for as long as the seller runs, by what it looks after."""
+        parts = self._parts
+        return {
+            "top-ups": parts.topups.run,
+            "ends of holds": parts.endings.run,
+            "leases": parts.leases.run,
+            "held payments": parts.locks.run,
+            "payouts": parts.payouts.run,
+            "unclaimed payments": parts.unclaimed.run,
+        }
 
     async def _health(self, _: Request) -> Response:
         """The process runs."""
