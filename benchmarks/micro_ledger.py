@@ -16,36 +16,13 @@ from pathlib import Path
 import uvloop
 
 from infern.adapters.sqlite_ledger import SqliteLedger
-from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.ids import HoldId, PaymentHash, RequestDigest, RequestId, TabId
 from infern.core.ledger.hold import Hold
 from infern.core.ledger.records import KeyRecord, RemainderPlan, Topup, TopupState
 from infern.core.units import CKB
+from infern.testing.ledger_rows import a_receipt
 
-SELLER = SellerIdentity(
-    genesis_hash=b"\x01" * 32,
-    provider=b"\x02" * 32,
-    listing=b"\x03" * 32,
-    listing_data_hash=b"\x04" * 32,
-    model_id=b"\x05" * 32,
-)
-RECEIPT = Receipt(
-    seller=SELLER,
-    client_key_hash=bytes(20),
-    session=bytes(16),
-    seq=0,
-    prev_digest=bytes(32),
-    payment_ref=bytes(32),
-    req_hash=bytes(32),
-    resp_root=bytes(32),
-    prompt_tokens=1,
-    completion_tokens=1,
-    asset=bytes(32),
-    charged=10,
-    finish=Finish.STOP,
-    started_ms=1,
-    finished_ms=2,
-)
+RECEIPT = a_receipt(charged=10)
 
 
 PLAN = RemainderPlan()

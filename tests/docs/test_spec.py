@@ -12,34 +12,13 @@ from infern.core.f402.receipt import BODY_BYTES, MAGIC, Finish, Receipt, SellerI
 from infern.core.ledger import lock, payout
 from infern.seller.config import SellerLimits
 from infern.seller.hold_offers import Reason
+from infern.testing.ledger_rows import a_receipt
 
 Table = list[list[str]]
 Section = Callable[[str, str], str]
 FindTable = Callable[[str, str], Table]
 
-RECEIPT = Receipt(
-    seller=SellerIdentity(
-        genesis_hash=b"\x01" * 32,
-        provider=b"\x01" * 32,
-        listing=b"\x01" * 32,
-        listing_data_hash=b"\x01" * 32,
-        model_id=b"\x01" * 32,
-    ),
-    client_key_hash=bytes(20),
-    session=bytes(16),
-    seq=0,
-    prev_digest=bytes(32),
-    payment_ref=bytes(32),
-    req_hash=bytes(32),
-    resp_root=bytes(32),
-    prompt_tokens=0,
-    completion_tokens=0,
-    asset=bytes(32),
-    charged=0,
-    finish=Finish.STOP,
-    started_ms=0,
-    finished_ms=0,
-)
+RECEIPT = a_receipt(charged=0)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ import pytest
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.adapters.sqlite_ledger import SqliteLedger
 from infern.core.f402.credential import key_digest
-from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.fiber.types import PaymentStatus
 from infern.core.ids import HoldId, PayoutId, RequestDigest, RequestId, TabId
 from infern.core.ledger.hold import Hold
@@ -27,6 +26,7 @@ from infern.core.units import CKB
 from infern.ports import Clock
 from infern.seller.payouts import Pace, PayoutDesk
 from infern.seller.sending import Sender
+from infern.testing.ledger_rows import a_receipt
 
 AMOUNT = 50_000
 MAX_POINTS = 200
@@ -163,37 +163,11 @@ async def _remainder(case: Case, ledger: Any) -> None:
     case.wish = (tab_id, payment_hash)
     await ledger.capture(
         hold_id,
-        _receipt(),
+        a_receipt(charged=1_000),
         request_id=RequestId(secrets.token_hex(8)),
         remainder=RemainderPlan(
             refund_to=live.keys["consumer"], payout_id=PayoutId(f"out_{secrets.token_hex(8)}")
         ),
-    )
-
-
-def _receipt() -> Receipt:
-    return Receipt(
-        seller=SellerIdentity(
-            genesis_hash=b"\x01" * 32,
-            provider=b"\x02" * 32,
-            listing=b"\x03" * 32,
-            listing_data_hash=b"\x04" * 32,
-            model_id=b"\x05" * 32,
-        ),
-        client_key_hash=bytes(20),
-        session=bytes(16),
-        seq=0,
-        prev_digest=bytes(32),
-        payment_ref=bytes(32),
-        req_hash=bytes(32),
-        resp_root=bytes(32),
-        prompt_tokens=1,
-        completion_tokens=1,
-        asset=bytes(32),
-        charged=1_000,
-        finish=Finish.STOP,
-        started_ms=1,
-        finished_ms=2,
     )
 
 

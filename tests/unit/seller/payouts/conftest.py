@@ -13,7 +13,6 @@ import pytest
 
 from infern.adapters.secp256k1 import CoincurveSigner, CoincurveVerifier
 from infern.adapters.sqlite_ledger import SqliteLedger
-from infern.core.f402.receipt import Finish, Receipt, SellerIdentity
 from infern.core.fiber.channel_types import (
     Channel,
     ChannelId,
@@ -42,6 +41,7 @@ from infern.core.units import CKB, Network
 from infern.ports import Ledger
 from infern.seller.payouts import Pace, PayoutDesk
 from infern.seller.sending import Sender
+from infern.testing.ledger_rows import a_receipt
 from infern.testing.scripted_node import AsyncScriptedNode, ScriptedNode
 
 BALANCE = 1_000_000
@@ -202,7 +202,7 @@ class PayoutWorld:
         await self.ledger.claim(paid, hold)
         await self.ledger.capture(
             hold.hold_id,
-            receipt(charged=1_000),
+            a_receipt(charged=1_000),
             request_id=RequestId(f"req_{number}"),
             remainder=RemainderPlan(refund_to=PAYER.pubkey, payout_id=PayoutId(f"out_{number}")),
         )
@@ -245,33 +245,6 @@ class PayoutWorld:
             if record.status is not PaymentStatus.FAILED
         )
         assert [name for name, count in names.items() if count > 1] == []
-
-
-def receipt(charged: int) -> Receipt:
-    """A receipt before the ledger places it."""
-    return Receipt(
-        seller=SellerIdentity(
-            genesis_hash=b"\x01" * 32,
-            provider=b"\x02" * 32,
-            listing=b"\x03" * 32,
-            listing_data_hash=b"\x04" * 32,
-            model_id=b"\x05" * 32,
-        ),
-        client_key_hash=bytes(20),
-        session=bytes(16),
-        seq=0,
-        prev_digest=bytes(32),
-        payment_ref=bytes(32),
-        req_hash=bytes(32),
-        resp_root=b"\x06" * 32,
-        prompt_tokens=1,
-        completion_tokens=1,
-        asset=bytes(32),
-        charged=charged,
-        finish=Finish.STOP,
-        started_ms=10,
-        finished_ms=20,
-    )
 
 
 @pytest.fixture
