@@ -2,16 +2,22 @@ import assert from 'node:assert/strict'
 import * as fs from 'node:fs'
 import * as os from 'node:os'
 import * as path from 'node:path'
-import { beforeEach, test } from 'node:test'
+import { afterEach, beforeEach, test } from 'node:test'
 
 import { FileJournal, MemoryJournal } from '../src/journal.js'
 import { advance } from '../src/states.js'
 
 const NOW_S = Math.floor(Date.now() / 1000)
+let directory
 let file
 
 beforeEach(() => {
-  file = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'infern-journal-')), 'deep', 'payments.jsonl')
+  directory = fs.mkdtempSync(path.join(os.tmpdir(), 'infern-journal-'))
+  file = path.join(directory, 'deep', 'payments.jsonl')
+})
+
+afterEach(() => {
+  fs.rmSync(directory, { recursive: true })
 })
 
 function row(number = 1, more = {}) {
