@@ -6,6 +6,7 @@ reads, of answers that are kept. A timer per wait would cost more than the waits
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, Protocol
@@ -71,6 +72,8 @@ class Watch:
     def halt(self) -> None:
         """The work has ended, well or not."""
         self._is_stopped = True
+        # What tells of one another would keep one another in memory, with the answer's last bytes.
+        self.keepalive = self._recording.on_left = None
 
     def look(self) -> None:
         """Compare with the time; called at every tick, and when the last reader has left."""
@@ -232,6 +235,9 @@ class Answers:
             finally:
                 del self._watches[watch]
                 self._end(recording, last, failure)
+                if failure is not None:
+                    # Whoever is told of it keeps it, its frames, and all that the maker had read.
+                    traceback.clear_frames(failure.__traceback__)
 
     async def _written(self, recording: Recording, settlement: Settlement) -> None:
         """Wait until a connection has all of a charged answer, or none is left."""

@@ -21,7 +21,8 @@ class SellerLimits:
     Args:
         anonymous_body_bytes: Largest body without a key or proof.
         paid_body_bytes: Largest body with one.
-        buffered_bytes: Request bodies and whole answers in memory at once, over all requests.
+        buffered_bytes: Request bodies and whole answers in memory at once, over all requests; the
+            first 64 KB of each request do not count.
         body_timeout_ms: How long a body may take to arrive.
         first_byte_timeout_ms: How long the model server may take to begin.
         idle_timeout_ms: Longest silence between two pieces of an answer.

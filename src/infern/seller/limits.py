@@ -12,6 +12,11 @@ BODIES_PER_ADDRESS: Final = 64
 """Bodies on their way from one address that nobody has paid for yet."""
 
 
+SMALL_BYTES: Final = 64 * 1024
+"""Of each request, in and out, that no budget counts, so that a few huge ones refuse no small one.
+How many requests there are at once is limited elsewhere."""
+
+
 class TokenBucket:
     """`per_s` tokens a second, at most `burst` saved up. Integer milliseconds throughout."""
 
@@ -152,11 +157,16 @@ class ByteBudget:
 
 
 class ByteShare:
-    """What one request has taken of a `ByteBudget`."""
+    """What one request has taken of a `ByteBudget`: what it has above `SMALL_BYTES`."""
 
     def __init__(self, budget: ByteBudget) -> None:
         self._budget = budget
-        self.taken = 0
+        self._bytes = 0
+
+    @property
+    def taken(self) -> int:
+        """Bytes of the budget."""
+        return max(0, self._bytes - SMALL_BYTES)
 
     def take(self, count: int) -> None:
         """Take bytes that have arrived.
@@ -164,13 +174,14 @@ class ByteShare:
         Raises:
             DeliveryError: `overloaded`; nothing was held or charged.
         """
-        if not self._budget.take(count):
+        more = max(0, self._bytes + count - SMALL_BYTES) - self.taken
+        if not self._budget.take(more):
             raise DeliveryError(
                 "This seller is holding as much in memory as it can; try again in a moment.",
                 code="overloaded",
                 retry_after_s=2,
             )
-        self.taken += count
+        self._bytes += count
 
 
 class ExpiringCount:

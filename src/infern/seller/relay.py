@@ -70,7 +70,11 @@ class Relay:
             failure = self._watch.why_cancelled
         self._watch.halt()
         if self._answer is not None and self._recording.head is not None:
-            return await self._answer.close(failure)
+            try:
+                return await self._answer.close(failure)
+            finally:
+                # Or this frame and its failure would keep one another, and the answer, in memory.
+                del failure
         if isinstance(failure, ClientGone):
             raise failure
         raise self._settlement.as_told(failure)
@@ -103,13 +107,17 @@ class Relay:
     async def _read_up_to(self, reply: UpstreamReply, limit_bytes: int) -> bytes:
         parts: list[bytes] = []
         size = 0
-        while size <= limit_bytes:
-            data = await self._read(reply)
-            if not data:
-                return b"".join(parts)
-            self._share.take(len(data))
-            parts.append(data)
-            size += len(data)
+        try:
+            while size <= limit_bytes:
+                data = await self._read(reply)
+                if not data:
+                    return b"".join(parts)
+                self._share.take(len(data))
+                parts.append(data)
+                size += len(data)
+        finally:
+            # A failure keeps its frames alive, and with them megabytes until a collection.
+            parts.clear()
         raise UpstreamUnavailable("the model server's answer is over the size limit")
 
     async def _plain(self) -> bytes:

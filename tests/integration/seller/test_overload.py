@@ -5,8 +5,10 @@
 
 import asyncio
 import contextlib
+import gc
 import re
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -18,6 +20,7 @@ from infern.adapters import http_protocol
 from infern.adapters.model_http import PIECE_BYTES, HttpModelServer
 from infern.cli.compose import asgi_server
 from infern.ports import UpstreamRequest
+from infern.seller.limits import SMALL_BYTES
 from infern.testing.scripted_model import Script, Step, answer, chunk
 
 CHAT = "/v1/chat/completions"
@@ -257,10 +260,9 @@ async def test_a_flood_of_unpaid_requests_waits_for_the_node_in_bounded_places(
 
 async def test_whole_answers_and_bodies_share_one_memory(make_world: Any) -> None:
     """Each answer is within its limit; all together must be within the memory there is."""
-    half = answer("x" * 30_000)
-    world = await make_world(
-        limits={"buffered_bytes": 2 * len(half) + 2_000, "idle_timeout_ms": 60_000}
-    )
+    half = answer("x" * 130_000)
+    two = 2 * (len(half) - SMALL_BYTES) + 2_000
+    world = await make_world(limits={"buffered_bytes": two, "idle_timeout_ms": 60_000})
     key = await world.key(RICH)
     gates = [anyio.Event() for _ in range(3)]
     world.model.plan.extend(Script(steps=[half[:-1], gate, half[-1:]]) for gate in gates)
@@ -273,13 +275,15 @@ async def test_whole_answers_and_bodies_share_one_memory(make_world: Any) -> Non
         for _ in gates:
             group.start_soon(ask)
         await until(lambda: len(got) == 1)
+        world.model.plan.append(Script(steps=[answer("small")]))
+        assert (await world.chat(world.fresh_body(), key=key)).status == 200
         for gate in gates:
             gate.set()
     assert [one.status for one in got] == [503, 200, 200]
     error = got[0].error
     assert (error["code"], error["money"]) == ("overloaded", "unmoved")
     assert is_at_rest(world)
-    assert await world.spent() == 2 * world.cost(7, 5)
+    assert await world.spent() == 3 * world.cost(7, 5)
 
 
 Writing = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -325,6 +329,30 @@ class Counted(HttpModelServer):
     """The adapter, with the count of open replies the world's fixture asks for."""
 
     running = 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "line"])
+async def test_failed_answers_leave_their_memory_at_once(make_world: Any, stream: bool) -> None:
+    """Without a garbage collection, which comes late and all at once."""
+    kind, begin = ("text/event-stream", b"data: ") if stream else ("application/json", b'{"a":"')
+    write, limit = for_ever(kind, begin, b"x" * 60_000), 10**6
+    async with model_server(write) as url, Counted(url, response_limit_bytes=limit) as model:
+        world = await make_world(model=model, limits={"total_timeout_ms": PATIENCE_S * 1000})
+        key = await world.key(RICH)
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            kept: list[int] = []
+            for _ in range(8):
+                got = await world.chat(world.fresh_body(stream=stream), key=key)
+                assert got.status == (200 if stream else 502)
+                await until(lambda: is_at_rest(world))
+                kept.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert kept[-1] - kept[0] < 2 * limit
 
 
 @pytest.mark.parametrize(

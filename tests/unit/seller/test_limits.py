@@ -2,6 +2,7 @@ import pytest
 
 from infern.core.errors import DeliveryError
 from infern.seller.limits import (
+    SMALL_BYTES,
     AddressLimiter,
     ByteBudget,
     ExpiringCount,
@@ -96,10 +97,18 @@ def test_things_that_expire_make_room() -> None:
 def test_bytes_are_shared_and_given_back() -> None:
     budget = ByteBudget(10)
     with budget.share() as one, budget.share() as other:
-        one.take(6)
+        one.take(SMALL_BYTES + 6)
+        other.take(SMALL_BYTES)
         other.take(4)
         with pytest.raises(DeliveryError) as caught:
             other.take(1)
         assert caught.value.code == "overloaded"
+        with budget.share() as small:
+            small.take(SMALL_BYTES - 1)
+            small.take(1)
     with budget.share() as again:
         again.take(10)
+        again.take(SMALL_BYTES)
+        with pytest.raises(DeliveryError):
+            again.take(1)
+    assert budget.take(10)
