@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Self
 
 import aiohttp
+
+from infern.cli.demo_world import free_port
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 120
@@ -86,14 +87,6 @@ litellm_settings: {{telemetry: false}}
 general_settings: {{master_key: {key}, disable_spend_logs: true}}
 """
 LITELLM_KEY = "sk-benchmark"
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:

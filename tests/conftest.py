@@ -15,6 +15,7 @@ from infern.cli.demo_world import DemoWorld, demo_world
 from infern.core.fiber.pay import PayInvoice
 from infern.core.fiber.pay_drivers import pay
 from infern.core.ids import parse_payment_hash
+from infern.testing.one_address import ONE_ADDRESS_LIMITS
 
 PAY_TIMEOUT_MS = 20_000
 START_TIMEOUT_S = 90
@@ -80,7 +81,9 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveWorld]:
         nonlocal stop
         stop = asyncio.Event()
         try:
-            async with demo_world(upstream=None, upstream_model="") as world:
+            async with demo_world(
+                upstream=None, upstream_model="", more_config=ONE_ADDRESS_LIMITS
+            ) as world:
                 ready.set_result(LiveWorld(world=world, loop=loop))
                 await stop.wait()
         except BaseException as error:

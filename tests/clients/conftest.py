@@ -30,14 +30,8 @@ from infern.cli.demo_world import CONFIG, MODEL, ProviderProcess, free_port
 from infern.core.fiber.rpc_payments import ListPayments, SendPayment
 from infern.core.fiber.types import PaymentStatus
 from infern.core.ledger.books import violations
+from infern.testing.one_address import ONE_ADDRESS_LIMITS
 
-LIMITS = """
-[limits]
-address_per_minute = 10000
-mint_burst = 10000
-keys_per_minute = 10000
-topups_per_minute = 10000
-"""
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "host"}
 PROOFS = {"payment-signature", "payment-authorization"}
 
@@ -207,7 +201,7 @@ async def _fault_world(root: Path) -> AsyncIterator[FaultWorld]:
         )
         text = text.replace(f'public_url = "http://127.0.0.1:{port}"',
                             f'public_url = "http://127.0.0.1:{public}"')  # fmt: skip
-        config.write_text(text + LIMITS, "utf-8")
+        config.write_text(text + ONE_ADDRESS_LIMITS, "utf-8")
         provider = ProviderProcess(home, config, f"http://127.0.0.1:{port}")
         stack.callback(provider.stop)
         await provider.start()

@@ -4,6 +4,7 @@ The agent is a separate process so that it can be killed like one.
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ PACE_TOKENS_PER_S: Final = 40
 """The toy model writes thousands of tokens a second; nobody could see it stream, or kill it."""
 START_TIMEOUT_S: Final = 60
 STOP_TIMEOUT_S: Final = 30
+UNASKED_PORTS: Final = range(20_000, 32_000)
 NODES: Final = ("consumer", "hub", "provider")
 PROVIDER_RUN: Final = (sys.executable, "-m", "infern.cli.main", "-v", "provider", "run")
 CONFIG: Final = """\
@@ -155,8 +157,16 @@ class DemoWorld:
 
 
 @asynccontextmanager
-async def demo_world(*, upstream: str | None, upstream_model: str) -> AsyncIterator[DemoWorld]:
-    """Start the world in a temporary directory and clear it away again."""
+async def demo_world(
+    *, upstream: str | None, upstream_model: str, more_config: str = ""
+) -> AsyncIterator[DemoWorld]:
+    """Start the world in a temporary directory and clear it away again.
+
+    Args:
+        upstream: A model server's base URL; None for the embedded model.
+        upstream_model: The model it serves.
+        more_config: TOML added to the provider's configuration.
+    """
     async with AsyncExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="infern-demo-")))
         seed = os.urandom(32)
@@ -173,7 +183,8 @@ async def demo_world(*, upstream: str | None, upstream_model: str) -> AsyncItera
                 upstream=f'upstream = "{upstream}"' if upstream else pace,
                 model=upstream_model if upstream else MODEL,
                 upstream_name=upstream_model if upstream else MODEL,
-            ),
+            )
+            + more_config,
             "utf-8",
         )
         provider = ProviderProcess(home, config, f"http://127.0.0.1:{port}")
@@ -191,8 +202,16 @@ async def demo_world(*, upstream: str | None, upstream_model: str) -> AsyncItera
 
 
 def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port nobody listens on at this moment, and that nobody is given who does not ask for it.
+
+    Whoever opens a connection or asks for any port gets one of the higher ones (RFC 6335, section
+    6; Linux begins at 32768), and could take one of those before its server has started.
+    """
+    while True:
+        port = secrets.choice(UNASKED_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue  # somebody's
+            return port

@@ -41,7 +41,7 @@ def judge(answer: Reply | WireBroken, *, is_held: bool = False) -> ClientEvent:
     code = str(error_of(answer).get("code"))
     if answer.status == 409 and code == "already_delivered":
         return ClientEvent.ALREADY_DELIVERED
-    if answer.status in {425, 429} or (answer.status == 409 and code == "request_in_progress"):
+    if answer.status in {425, 429} or is_in_progress(answer):
         return ClientEvent.PROOF_PENDING
     if is_held and error_of(answer).get("retry") == Retry.NEW_CHALLENGE.value:
         return ClientEvent.PROOF_REFUSED
@@ -66,6 +66,21 @@ def pause_before_next(
         return own_ms
     wish_ms = int(wish) * 1000
     return max(own_ms, wish_ms) if wish_ms <= patience.retry_after_ms else None
+
+
+def pause_before_same(answer: Reply | WireBroken, turn: int, patience: Patience) -> int | None:
+    """How long to wait before a named request goes out again for its lost answer; None to stop.
+
+    Only where nobody read an answer: what a seller says is for the caller to hear.
+    """
+    if isinstance(answer, WireBroken) or is_in_progress(answer):
+        return pause_before_next(answer, ClientEvent.PROOF_PENDING, turn, patience)
+    return None
+
+
+def is_in_progress(answer: Reply) -> bool:
+    """True when the seller is still answering an earlier try."""
+    return answer.status == 409 and error_of(answer).get("code") == "request_in_progress"
 
 
 def error_of(reply: Reply) -> Mapping[str, object]:

@@ -20,7 +20,7 @@ import httpx2
 
 from infern.client.delivery import AsyncWatchedStream, Delivery, WatchedStream
 from infern.client.drive import AsyncDriver, SyncDriver, leave
-from infern.client.effects import Ask
+from infern.client.effects import Ask, WireBroken
 from infern.client.exchange import Exchange, Outcome
 from infern.client.messages import (
     aread_reply,
@@ -29,6 +29,7 @@ from infern.client.messages import (
     is_payable,
     mark_final,
     order_of,
+    outward,
     read_reply,
     replace_by_error,
 )
@@ -83,13 +84,17 @@ class F402Auth(httpx2.Auth):
             while isinstance(todo, Ask):
                 dress(request, todo)
                 response = yield request
-                todo = driver.answer(read_reply(response, request))
+                whole = order.can_repeat(todo)
+                todo = driver.answer(read_reply(response, request, wants_whole=whole))
             if response is not None and todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.SyncByteStream)
                 delivery = self._delivery(todo, request, exchange)
                 response.stream = WatchedStream(response.stream, delivery)
             elif response is not None and todo.attempt is not None:
                 mark_final(response)
+        except WireBroken as broken:
+            # Only a body can break here. As where it is read; the SDK may know what to do.
+            raise outward(broken) from broken
         except InfernError as error:
             if response is None:
                 raise
@@ -113,13 +118,17 @@ class F402Auth(httpx2.Auth):
             while isinstance(todo, Ask):
                 dress(request, todo)
                 response = yield request
-                todo = await driver.answer(await aread_reply(response, request))
+                whole = order.can_repeat(todo)
+                todo = await driver.answer(await aread_reply(response, request, wants_whole=whole))
             if response is not None and todo.reply.is_success:
                 assert isinstance(response.stream, httpx2.AsyncByteStream)
                 delivery = self._delivery(todo, request, exchange)
                 response.stream = AsyncWatchedStream(response.stream, delivery)
             elif response is not None and todo.attempt is not None:
                 mark_final(response)
+        except WireBroken as broken:
+            # Only a body can break here. As where it is read; the SDK may know what to do.
+            raise outward(broken) from broken
         except InfernError as error:
             if response is None:
                 raise

@@ -16,6 +16,7 @@ from infern.client.journal import Attempt
 from infern.client.paying import Held, moved
 from infern.client.receipts import (
     COST_HEADER,
+    EVENT_STREAM,
     RECEIPT_HEADER,
     RESERVED_HEADER,
     Agreed,
@@ -67,7 +68,7 @@ class Delivery:
         self._lock = Lock()
         self._over = False
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        self._is_stream = media_type == "text/event-stream"
+        self._is_stream = media_type == EVENT_STREAM
         self._reader = AnswerReader(is_stream=self._is_stream)
 
     def update(self, data: bytes) -> None:

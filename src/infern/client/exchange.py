@@ -19,6 +19,7 @@ from infern.client.answers import (
     is_no_refusal,
     judge,
     pause_before_next,
+    pause_before_same,
 )
 from infern.client.budget import HOLD_WINDOWS
 from infern.client.delivery import Delivery, Expected
@@ -42,7 +43,6 @@ from infern.core.f402.challenge import Mode
 from infern.core.f402.checks import Expectation, check_offer, own_ceilings
 from infern.core.f402.client import ClientEvent, ClientState, advance
 from infern.core.f402.credential import proof_header
-from infern.core.f402.digest import request_digest
 from infern.core.f402.offer import Offer, parse_offer
 from infern.core.ids import Pubkey, RequestDigest
 from infern.core.units import CKB
@@ -70,6 +70,7 @@ class Order:
         target: Origin form with query.
         body: The bytes that are sent.
         is_keyed: It carries a prepaid key, which then gets what is left.
+        is_named: It carries an `Idempotency-Key`, so that it can be sent again for the same answer.
         refund_to: The node it names itself for a remainder.
         mode: The mode it asks for itself; None for the wallet's.
     """
@@ -81,34 +82,13 @@ class Order:
     target: str
     body: bytes = field(repr=False)
     is_keyed: bool = False
+    is_named: bool = False
     refund_to: Pubkey | None = None
     mode: Mode | None = None
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        method: str,
-        origin: str,
-        target: str,
-        body: bytes,
-        can_pay: bool,
-        is_keyed: bool = False,
-        refund_to: Pubkey | None = None,
-        mode: Mode | None = None,
-    ) -> "Order":
-        """The order for a request's bytes; `target` is the origin form with query."""
-        return cls(
-            origin=origin,
-            url=origin + target,
-            digest=request_digest(method, target, body),
-            can_pay=can_pay,
-            target=target,
-            body=body,
-            is_keyed=is_keyed,
-            refund_to=refund_to,
-            mode=mode,
-        )
+    def can_repeat(self, todo: Ask) -> bool:
+        """True when the same answer can be had by asking once more, without another charge."""
+        return todo.proof is not None or self.is_named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +135,7 @@ class Exchange:
         modes = self._wallet.mode.modes if self.order.mode is None else (self.order.mode,)
         for mode in modes:
             try:
-                reply = yield from ask(self.unpaid(mode))
+                reply = yield from self._ask_first(mode)
                 intended = self.consider(reply, modes[modes.index(mode) :])
                 if intended is None:
                     return Outcome(reply=reply, attempt=None)
@@ -167,6 +147,27 @@ class Exchange:
                     raise
                 logger.info("paying upfront: %s", error.message)
         raise InvariantViolation("a request is asked for in one mode at least")
+
+    def _ask_first(self, mode: Mode) -> Steps[Reply]:
+        """Ask without a proof. Where the answer is lost, a named request is sent again for it.
+
+        Raises:
+            WireBroken: No answer, or the caller's time is over.
+        """
+        clock, patience = self._wallet.clock, self._wallet.patience
+        todo = self.unpaid(mode)
+        give_up_ms = clock.now_ms() + patience.prove_ms
+        for turn in range(patience.proofs):
+            answer = yield from _ask_with(todo)
+            pause_ms = pause_before_same(answer, turn, patience)
+            is_over = turn + 1 == patience.proofs or not self.order.can_repeat(todo)
+            if pause_ms is None or is_over or clock.now_ms() + pause_ms > give_up_ms:
+                if isinstance(answer, WireBroken):
+                    raise answer
+                return answer
+            logger.info("the answer was lost; the same request is sent again")
+            yield Sleep(duration_ms=pause_ms)
+        raise InvariantViolation("an exchange has at least one turn")
 
     def unpaid(self, mode: Mode = Mode.UPFRONT) -> Ask:
         """The request without a proof."""
@@ -327,7 +328,7 @@ class Exchange:
             attempt = yield from step(self.held, attempt, ClientEvent.SELLER_FAILED, clock)
         for turn in range(patience.proofs):
             attempt = yield from step(self.held, attempt, ClientEvent.PROOF_SENT, clock)
-            answer = yield from _ask_with(proof)
+            answer = yield from _ask_with(Ask(proof=proof))
             event = judge(answer, is_held=attempt.state is ClientState.CLAIMING)
             if event is ClientEvent.ANSWERED and isinstance(answer, Reply):
                 # Written as delivered only when its last byte has arrived; see `delivery`.
@@ -382,9 +383,9 @@ def _refused(check: str, complaint: str) -> PaymentError:
     )
 
 
-def _ask_with(proof: str) -> Steps[Reply | WireBroken]:
+def _ask_with(todo: Ask) -> Steps[Reply | WireBroken]:
     try:
-        return (yield from ask(Ask(proof=proof)))
+        return (yield from ask(todo))
     except WireBroken as broken:
         return broken
 

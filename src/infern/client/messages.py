@@ -5,6 +5,7 @@ reads it as if nobody had. Local failures are rendered in the OpenAI error shape
 what an unmodified SDK shows its user.
 """
 
+import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
@@ -12,11 +13,13 @@ import httpx2
 
 from infern.client.effects import Ask, Reply, WireBroken
 from infern.client.exchange import Order
+from infern.client.receipts import EVENT_STREAM
 from infern.client.wallet import MAX_ERROR_BYTES
 from infern.core.errors import InfernError, RemoteProtocolError
 from infern.core.f402.challenge import Mode
 from infern.core.f402.checks import origin_of
-from infern.core.f402.credential import KEY_PREFIX, MPP_HEADER, PROOF_HEADER
+from infern.core.f402.credential import ATTEMPT_HEADER, KEY_PREFIX, MPP_HEADER, PROOF_HEADER
+from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import PAYMENT_SCHEME
 from infern.core.f402.offer import MODE_HEADER, PAYMENT_REQUIRED_HEADER
 from infern.core.f402.refund import REFUND_HEADER
@@ -27,6 +30,9 @@ MAX_AMOUNT_HEADER: Final = "F402-Max-Amount"
 SHOULD_RETRY_HEADER: Final = "x-should-retry"
 OFFER_HEADERS: Final = (PAYMENT_REQUIRED_HEADER, "WWW-Authenticate")
 """What clients above us would pay."""
+MAX_PLAIN_BYTES: Final = 1024 * 1024
+"""Of a plain answer that is read before it is passed on: more than sellers keep to give again."""
+RETRY_COUNT_HEADER: Final = "x-stainless-retry-count"
 _F402_PATH: Final = "/f402/"
 
 
@@ -70,15 +76,28 @@ def has_key(request: httpx2.Request) -> bool:
     return scheme.lower() == "bearer" and value.strip().startswith(KEY_PREFIX)
 
 
+def name_request(request: httpx2.Request) -> None:
+    """Give a request with a prepaid key a name: it is charged once however often it is sent.
+
+    Not where the client above names it, or counts its retries: its next try would have another
+    name, and the seller would take that for another request.
+    """
+    if has_key(request) and not ({ATTEMPT_HEADER, RETRY_COUNT_HEADER} & request.headers.keys()):
+        request.headers[ATTEMPT_HEADER] = f"infern-{secrets.token_hex(16)}"
+
+
 def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
     """The order for a request whose body has been read."""
-    return Order.of(
-        method=request.method,
-        origin=origin_of(str(request.url)),
-        target=request.url.raw_path.decode("ascii"),
-        body=body,
+    origin, target = origin_of(str(request.url)), request.url.raw_path.decode("ascii")
+    return Order(
+        origin=origin,
+        url=origin + target,
+        digest=request_digest(request.method, target, body),
         can_pay=can_pay,
+        target=target,
+        body=body,
         is_keyed=has_key(request),
+        is_named=ATTEMPT_HEADER in request.headers,
         refund_to=_refund_asked(request),
         mode=_mode_asked(request),
     )
@@ -162,18 +181,27 @@ class PutBack(httpx2.SyncByteStream, httpx2.AsyncByteStream):
             await self._rest.aclose()
 
 
-def read_reply(response: httpx2.Response, request: httpx2.Request) -> Reply | WireBroken:
-    """The answer to an ask; the body of a success stays unread."""
+def read_reply(
+    response: httpx2.Response, request: httpx2.Request, *, wants_whole: bool = False
+) -> Reply | WireBroken:
+    """The answer to an ask; its body is still to be read by whoever gets the response.
+
+    Args:
+        response: The answer.
+        request: The ask.
+        wants_whole: A plain answer counts only when all of it is here, because the request can be
+            repeated for the same answer; one over `MAX_PLAIN_BYTES` and streams count at once.
+    """
     reply = _head_of(response, request)
-    if reply.is_success or not isinstance(response.stream, httpx2.SyncByteStream):
+    if _is_passed_on(reply, wants_whole) or not isinstance(response.stream, httpx2.SyncByteStream):
         return reply
     stream = response.stream
     chunks = iter(stream)
-    read = bytearray()
+    read, limit = bytearray(), _limit_of(reply)
     try:
         for chunk in chunks:
             read += chunk
-            if len(read) > MAX_ERROR_BYTES:
+            if len(read) > limit:
                 break
     except httpx2.TransportError as error:
         response.stream = PutBack(bytes(read), None)
@@ -183,18 +211,20 @@ def read_reply(response: httpx2.Response, request: httpx2.Request) -> Reply | Wi
     return _with_body(reply, bytes(read))
 
 
-async def aread_reply(response: httpx2.Response, request: httpx2.Request) -> Reply | WireBroken:
+async def aread_reply(
+    response: httpx2.Response, request: httpx2.Request, *, wants_whole: bool = False
+) -> Reply | WireBroken:
     """The asynchronous twin of `read_reply`."""
     reply = _head_of(response, request)
-    if reply.is_success or not isinstance(response.stream, httpx2.AsyncByteStream):
+    if _is_passed_on(reply, wants_whole) or not isinstance(response.stream, httpx2.AsyncByteStream):
         return reply
     stream = response.stream
     chunks = aiter(stream)
-    read = bytearray()
+    read, limit = bytearray(), _limit_of(reply)
     try:
         async for chunk in chunks:
             read += chunk
-            if len(read) > MAX_ERROR_BYTES:
+            if len(read) > limit:
                 break
     except httpx2.TransportError as error:
         response.stream = PutBack(bytes(read), None)
@@ -202,6 +232,16 @@ async def aread_reply(response: httpx2.Response, request: httpx2.Request) -> Rep
         return broken_by(error)
     response.stream = PutBack(bytes(read), _AsyncRest(chunks, stream))
     return _with_body(reply, bytes(read))
+
+
+def _is_passed_on(reply: Reply, wants_whole: bool) -> bool:
+    """True for an answer of which nothing is read here."""
+    media_type = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return reply.is_success and not (wants_whole and media_type != EVENT_STREAM)
+
+
+def _limit_of(reply: Reply) -> int:
+    return MAX_PLAIN_BYTES if reply.is_success else MAX_ERROR_BYTES
 
 
 class _SyncRest(httpx2.SyncByteStream):
@@ -242,6 +282,8 @@ def _head_of(response: httpx2.Response, request: httpx2.Request) -> Reply:
 
 
 def _with_body(reply: Reply, body: bytes) -> Reply:
+    if reply.is_success:
+        return reply
     if len(body) > MAX_ERROR_BYTES:
         if reply.status == 402:
             raise RemoteProtocolError("the 402 body is too large", code="offer_refused")
@@ -259,6 +301,11 @@ def broken_by(error: httpx2.TransportError) -> WireBroken:
     )
     broken.__cause__ = error
     return broken
+
+
+def outward(broken: WireBroken) -> Exception:
+    """What the client above sees of a broken connection: httpx2's own error."""
+    return broken.__cause__ if isinstance(broken.__cause__, httpx2.TransportError) else broken
 
 
 def mark_final(response: httpx2.Response) -> None:

@@ -8,7 +8,9 @@ pays, and a request it cannot cover is paid by itself if the budget allows. Ever
 the OpenAI SDK's. Local refusals are raised as they are (`BudgetExceeded`, `PaymentFailed`,
 `PaymentOutcomeUnknown`, ...), answers of the seller as `openai.APIStatusError`.
 
-The SDK's own retries are off by default: the transport repeats a proof itself and knows when.
+Each request has an `Idempotency-Key`. Where a plain answer is lost, the transport asks for it once
+more with the same proof or the same name, which costs nothing. So the SDK's own retries are off by
+default.
 """
 
 from collections.abc import Mapping
@@ -81,7 +83,7 @@ class Infern(openai.OpenAI):
             http_client=http_client,
             **_private(options),
         )
-        _forget_openai_account(self)
+        _own_ways(self)
 
     @cached_property
     def f402(self) -> F402Api:
@@ -146,7 +148,7 @@ class AsyncInfern(openai.AsyncOpenAI):
             http_client=http_client,
             **_private(options),
         )
-        _forget_openai_account(self)
+        _own_ways(self)
 
     @cached_property
     def f402(self) -> AsyncF402Api:
@@ -182,8 +184,13 @@ def _private(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name != "admin_api_key"}
 
 
-def _forget_openai_account(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
-    """Drop what the SDK took from the environment of somebody's OpenAI account."""
+def _own_ways(client: openai.OpenAI | openai.AsyncOpenAI) -> None:
+    """Name requests, and drop what the SDK took from the environment of an OpenAI account.
+
+    The SDK can name each request, the same on all its tries; it does not do so for OpenAI.
+    """
+    # Every Stainless client has it, and nothing public sets it; a test sees whether it works.
+    client._idempotency_header = "Idempotency-Key"  # noqa: SLF001
     client.organization = None
     client.project = None
     client.admin_api_key = None

@@ -19,6 +19,7 @@ from infern.core.ids import PaymentHash, Pubkey, RequestDigest
 
 logger = logging.getLogger(__name__)
 
+EVENT_STREAM: Final = "text/event-stream"
 RECEIPT_HEADER: Final = "f402-receipt"
 COST_HEADER: Final = "f402-cost"
 RESERVED_HEADER: Final = "f402-reserved"

@@ -23,7 +23,9 @@ from infern.client.messages import (
     has_key,
     is_payable,
     mark_final,
+    name_request,
     order_of,
+    outward,
     read_reply,
 )
 from infern.client.receipts import ReceiptLog
@@ -144,6 +146,7 @@ class F402Transport(_Paying, httpx2.BaseTransport):
         """
         if not is_payable(request):
             return self._inner.handle_request(request)
+        name_request(request)
         body = request.read()
         order = order_of(request, body, can_pay=self.wallet.sync_node is not None)
         if self._must_learn(request, order):
@@ -156,7 +159,9 @@ class F402Transport(_Paying, httpx2.BaseTransport):
             while isinstance(todo, Ask):
                 if response is not None:
                     response.close()
-                response, reply = self._send(copy_for(request, body, todo))
+                response, reply = self._send(
+                    copy_for(request, body, todo), wants_whole=order.can_repeat(todo)
+                )
                 todo = driver.answer(reply)
             response = _last(response)
             if todo.reply.is_success:
@@ -168,19 +173,21 @@ class F402Transport(_Paying, httpx2.BaseTransport):
                 mark_final(response)
             answer, response = response, None
         except WireBroken as broken:
-            raise _outward(broken) from broken
+            raise outward(broken) from broken
         finally:
             leave(exchange.held, self.wallet)
             if response is not None:
                 response.close()
         return answer
 
-    def _send(self, request: httpx2.Request) -> tuple[httpx2.Response | None, Reply | WireBroken]:
+    def _send(
+        self, request: httpx2.Request, *, wants_whole: bool
+    ) -> tuple[httpx2.Response | None, Reply | WireBroken]:
         try:
             response = self._inner.handle_request(request)
         except httpx2.TransportError as error:
             return None, broken_by(error)
-        return response, read_reply(response, request)
+        return response, read_reply(response, request, wants_whole=wants_whole)
 
     def _learn(self) -> None:
         assert self._book is not None
@@ -222,6 +229,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
         """Send a request, paying for it when it has a price; raises as the sync twin."""
         if not is_payable(request):
             return await self._inner.handle_async_request(request)
+        name_request(request)
         body = await request.aread()
         order = order_of(request, body, can_pay=self.wallet.node is not None)
         if self._must_learn(request, order):
@@ -234,7 +242,9 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
             while isinstance(todo, Ask):
                 if response is not None:
                     await response.aclose()
-                response, reply = await self._send(copy_for(request, body, todo))
+                response, reply = await self._send(
+                    copy_for(request, body, todo), wants_whole=order.can_repeat(todo)
+                )
                 todo = await driver.answer(reply)
             response = _last(response)
             if todo.reply.is_success:
@@ -246,7 +256,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
                 mark_final(response)
             answer, response = response, None
         except WireBroken as broken:
-            raise _outward(broken) from broken
+            raise outward(broken) from broken
         finally:
             leave(exchange.held, self.wallet)
             if response is not None:
@@ -254,13 +264,13 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
         return answer
 
     async def _send(
-        self, request: httpx2.Request
+        self, request: httpx2.Request, *, wants_whole: bool
     ) -> tuple[httpx2.Response | None, Reply | WireBroken]:
         try:
             response = await self._inner.handle_async_request(request)
         except httpx2.TransportError as error:
             return None, broken_by(error)
-        return response, await aread_reply(response, request)
+        return response, await aread_reply(response, request, wants_whole=wants_whole)
 
     async def _learn(self) -> None:
         assert self._book is not None
@@ -288,8 +298,3 @@ def _last(response: httpx2.Response | None) -> httpx2.Response:
     if response is None:
         raise InvariantViolation("an exchange that ended without an error has an answer")
     return response
-
-
-def _outward(broken: WireBroken) -> Exception:
-    """What the client above sees of a broken connection: httpx2's own error."""
-    return broken.__cause__ if isinstance(broken.__cause__, httpx2.TransportError) else broken

@@ -11,6 +11,7 @@ from infern.testing.offers import BODY
 from infern.testing.scripted_node import Send
 from infern.testing.scripted_seller import SellerAnswer, Turn
 
+STREAMED = BODY[:-1] + b',"stream":true}'
 URL = "https://router.test/v1/chat/completions"
 
 
@@ -104,14 +105,16 @@ def test_the_price_cap_travels_with_the_first_ask_only(world):
     assert first.body == second.body == BODY
 
 
-def test_the_bytes_of_a_success_pass_as_they_come(world):
-    with (
-        client_of(world) as client,
-        client.stream("POST", URL, content=BODY) as answer,
-    ):
-        chunks = list(answer.iter_raw())
-    delivered = next(iter(world.seller.delivered.values()))
-    assert tuple(chunks) == delivered.chunks
+def test_the_bytes_of_a_success_pass_unchanged_and_those_of_a_stream_as_they_come(world):
+    for body in (BODY, STREAMED):
+        with (
+            client_of(world) as client,
+            client.stream("POST", URL, content=body) as answer,
+        ):
+            chunks = list(answer.iter_raw())
+        *_, delivered = world.seller.delivered.values()
+        assert b"".join(chunks) == b"".join(delivered.chunks)
+        assert body is BODY or tuple(chunks) == delivered.chunks
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

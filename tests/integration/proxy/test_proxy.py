@@ -10,6 +10,7 @@ import openai
 import pytest
 import uvicorn
 
+from infern.cli import demo_world
 from infern.client.budget import Budget
 from infern.client.wallet import PayMode
 from infern.core.fiber.types import PaymentStatus
@@ -326,8 +327,7 @@ class GatedBody(httpx2.AsyncByteStream):
 
 @pytest.fixture
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    return demo_world.free_port()
 
 
 async def test_streams_pass_byte_by_byte_and_a_caller_that_leaves_cancels(world, free_port):
@@ -360,7 +360,7 @@ async def test_requests_at_the_same_time_have_a_limit(world, free_port):
     app = ProxyApp(config, world.wallet(), transport=gate)
     url = f"http://127.0.0.1:{free_port}/v1/chat/completions"
     async with served(app, free_port), httpx2.AsyncClient() as http:
-        async with http.stream("POST", url, json=BODY, headers=AUTH):
+        async with http.stream("POST", url, json={**BODY, "stream": True}, headers=AUTH):
             refused = await http.post(url, json=BODY, headers=AUTH)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "overloaded"

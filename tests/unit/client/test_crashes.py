@@ -16,6 +16,7 @@ from infern.client.paying import moved
 from infern.client.wallet import PayMode
 from infern.core.errors import PaymentFailed, PaymentOutcomeUnknown
 from infern.core.f402.client import ClientEvent
+from infern.core.f402.digest import request_digest
 from infern.testing.scripted_node import Send
 from infern.testing.scripted_seller import Break, SellerRequest, Turn
 
@@ -28,8 +29,14 @@ class Died(Exception):
 
 
 def order():
-    return Order.of(
-        method="POST", origin="https://router.test", target=TARGET, body=BODY, can_pay=True
+    origin = "https://router.test"
+    return Order(
+        origin=origin,
+        url=origin + TARGET,
+        digest=request_digest("POST", TARGET, BODY),
+        can_pay=True,
+        target=TARGET,
+        body=BODY,
     )
 
 
