@@ -42,6 +42,7 @@ class Fault(StrEnum):
     NONE = "none"
     UNAVAILABLE = "503, once"
     UNAVAILABLE_LONG = "503, as often as a client of ours repeats by itself"
+    LOST = "an answer that breaks off, once: it was made and charged"
     HANG = "no answer, once: the client's own time is over"
     REJECTED = "402 for the proof, until the client comes again"
     ANEW = "402 with a fresh challenge, until the client comes again"
@@ -89,6 +90,9 @@ class FaultProxy:
         elif fault is Fault.HANG and turn == 1:
             while (await receive())["type"] != "http.disconnect":
                 pass
+        elif fault is Fault.LOST and turn == 1:
+            scope, headers, body = ask
+            await self._forward(need, scope, headers, body, Half(send))
         elif fault is Fault.REJECTED:
             await answer(send, 402, b'{"error":{"message":"no","code":"invalid_challenge"}}')
         elif fault is Fault.ANEW:
@@ -121,6 +125,23 @@ class FaultProxy:
             await send({"type": "http.response.body", "body": b""})
         finally:
             await response.aclose()
+
+
+class Half:
+    """Passes on half of an answer; the server ends the connection of one that is not complete."""
+
+    def __init__(self, send: Any) -> None:
+        self._send = send
+        self._body = b""
+
+    async def __call__(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await self._send(message)
+            return
+        self._body += message["body"]
+        if not message.get("more_body", False):
+            half = self._body[: len(self._body) // 2]
+            await self._send({"type": "http.response.body", "body": half, "more_body": True})
 
 
 async def answer(send: Any, status: int, body: bytes) -> None:
@@ -208,7 +229,7 @@ async def _fault_world(root: Path) -> AsyncIterator[FaultWorld]:
         proxy = FaultProxy(provider.url)
         proxy.client = await stack.enter_async_context(httpx2.AsyncClient(timeout=60))
         server = uvicorn.Server(
-            uvicorn.Config(proxy, port=public, log_level="error", lifespan="off")
+            uvicorn.Config(proxy, port=public, log_level="critical", lifespan="off")
         )
         serving = asyncio.ensure_future(server.serve())
         while not server.started:

@@ -3,9 +3,9 @@
 All their retries are at their defaults. Whatever fails on the way: who has an answer was charged
 for one, who has none for none, and an error that money or a better key would mend is not retried.
 
-A request that was lost on its way costs nothing. One whose answer was lost was delivered: its
-repetition by a client is another request today. Replay by `Idempotency-Key` and by the SDKs' own
-retry counter will change that; until then nothing here says otherwise.
+A request that was lost on its way costs nothing. One whose answer was lost is charged, and the SDK's
+own retry is given the same answer for it. A stream that broke off is its caller's to ask for again,
+which is another request then: neither of the three names its requests.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ HOWS = {
     "litellm": ("plain", "stream"),
     "llm": ("plain", "stream"),
 }
-FAULTS = (Fault.NONE, Fault.UNAVAILABLE, Fault.HANG)
+FAULTS = (Fault.NONE, Fault.UNAVAILABLE, Fault.LOST, Fault.HANG)
 KEYS = ("empty", "unknown")
 HANG_S = 10
 """Longer than any answer takes here: only the request that hangs shall run out of it."""
@@ -155,6 +155,11 @@ def test_an_answer_is_charged_once_and_an_error_is_readable_and_free(
         case Fault.NONE.name:
             assert found.get("text"), found
             assert (asked, charges) == (1, 1)
+        case Fault.LOST.name if how == "stream":
+            assert (asked, charges) == (1, 1), found
+        case Fault.LOST.name:
+            assert found.get("text"), found
+            assert (asked, charges) == (2, 1)
         case _:
             # Their retry is answered. The first request never arrived and costs nothing.
             assert found.get("text"), found
