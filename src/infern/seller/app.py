@@ -175,7 +175,7 @@ class SellerApp:
                 await self._parts.locks.drain()
             group.cancel_scope.cancel()
         # Ends that waited for the ledger get a last chance; start-up would release them unbilled.
-        await self._parts.endings.try_all()
+        await self._parts.endings.finish()
 
     def _watchers(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
         """What looks after money for as long as the seller runs, by what it looks after."""

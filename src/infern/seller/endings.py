@@ -13,6 +13,8 @@ from infern.core.ids import HoldId
 from infern.ports import Clock
 
 RETRY_MS: Final = 1_000
+LAST_TRIES: Final = 10
+"""Of a seller that stops: ten seconds, as long as it waits for anything then."""
 MAX_OPEN: Final = 10_000
 """Above it an end is left to the next start-up, which releases."""
 Ending = Callable[[], Awaitable[object]]
@@ -50,6 +52,19 @@ class Endings:
         while True:
             await self._clock.sleep_ms(RETRY_MS)
             await self.try_all()
+
+    async def finish(self) -> None:
+        """Before the process ends: try until all are booked, or for so long at most."""
+        for turn in range(LAST_TRIES):
+            await self.try_all()
+            if not self._open:
+                return
+            if turn + 1 < LAST_TRIES:
+                await self._clock.sleep_ms(RETRY_MS)
+        _log.error(
+            "the ledger is away: %d holds are left to start-up, which releases them unbilled",
+            len(self._open),
+        )
 
     async def try_all(self) -> None:
         """Try each once; stops at the first that finds the ledger still away."""

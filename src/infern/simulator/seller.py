@@ -136,7 +136,9 @@ class SellerHost(Host):
             await listener.close()
             lifespan.is_over.set()
         ledger.close()
-        self.killed.discard(process.name)
+        if not len(parts.endings):
+            # One whose ledger stayed away has ended like a killed one: its charges are lost.
+            self.killed.discard(process.name)
         model.has_ended_well = True
 
     def _config(self) -> SellerConfig:

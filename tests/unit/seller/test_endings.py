@@ -7,7 +7,7 @@ import pytest
 from infern.core.errors import LedgerError
 from infern.core.ids import HoldId
 from infern.seller import endings as endings_module
-from infern.seller.endings import Endings
+from infern.seller.endings import LAST_TRIES, Endings
 
 
 class Ending:
@@ -66,3 +66,24 @@ async def test_it_runs_by_itself_and_is_bounded(
             await anyio.lowlevel.checkpoint()
         group.cancel_scope.cancel()
     assert (first.calls, second.calls) == (2, 0)
+
+
+async def test_a_seller_that_stops_tries_on_while_the_ledger_is_away(clock: Any) -> None:
+    endings = Endings(clock)
+    late = Ending(*[AWAY] * (LAST_TRIES - 1))
+    endings.add(HoldId("a"), late)
+    with anyio.fail_after(5):
+        await endings.finish()
+    assert (late.calls, len(endings)) == (LAST_TRIES, 0)
+
+
+async def test_a_seller_that_stops_gives_up_in_the_end_and_says_so(
+    clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    endings = Endings(clock)
+    never = Ending(*[AWAY] * 100)
+    endings.add(HoldId("a"), never)
+    with anyio.fail_after(5):
+        await endings.finish()
+    assert (never.calls, len(endings)) == (LAST_TRIES, 1)
+    assert "1 holds are left to start-up" in caplog.text
