@@ -13,7 +13,13 @@ from infern.core.errors import RemoteProtocolError
 from infern.core.f402.challenge import peek_token
 from infern.core.f402.credential import parse_credential
 from infern.core.f402.digest import request_digest
-from infern.core.f402.receipt import Receipt, SignedReceipt, parse_receipt, response_root
+from infern.core.f402.receipt import (
+    Finish,
+    Receipt,
+    SignedReceipt,
+    parse_receipt,
+    response_root,
+)
 from infern.simulator.seller import SellerHost
 from infern.simulator.users import Heard
 from infern.simulator.wire import Served
@@ -41,6 +47,7 @@ def answer_complaints(
     yield from _undisturbed_is_heard(mine, got)
     yield from _receipts_heard(seller, receipts, got)
     yield from _one_answer_per_payment(mine, got)
+    yield from _one_answer_per_name(got)
 
 
 def _charged_is_delivered(receipts: dict[str, Receipt], served: list[Served]) -> Iterator[str]:
@@ -82,9 +89,22 @@ def _covered(request_id: str, receipt: Receipt, given: list[Served]) -> Iterator
     whole = any(one.is_ended and not one.harms for one in given)
     if whole and receipt.resp_root != response_root([longest]):
         yield f"{request_id} has a receipt for other bytes than were written"
+    broke_off = receipt.finish in (Finish.CLIENT_LEFT, Finish.INTERRUPTED)
+    if broke_off and not whole and receipt.resp_root not in set(_roots(given)):
+        yield f"{request_id} broke off and has a receipt for other bytes than came before"
     is_empty = not CONTENT.search(longest) and not PROPER_END.search(longest)
     if receipt.charged and whole and given[0].is_stream and is_empty:
         yield f"{request_id} was charged and no content was written"
+
+
+def _roots(given: list[Served]) -> Iterator[bytes]:
+    """What the receipt of an answer that broke off may cover: what some connection was handed."""
+    for one in given:
+        limit, written = len(_before_receipt(one)), b""
+        yield response_root([written])
+        for piece in one.written:
+            written = (written + piece)[:limit]
+            yield response_root([written])
 
 
 def _before_receipt(one: Served) -> bytes:
@@ -118,10 +138,12 @@ def _delivered_is_charged(
 
 
 def _undisturbed_is_heard(served: list[Served], heard: list[Heard]) -> Iterator[str]:
-    bodies = {one.headers["x-request-id"]: one.body for one in heard}
+    bodies: dict[str, set[bytes]] = defaultdict(set)
+    for answer in heard:
+        bodies[answer.headers["x-request-id"]].add(answer.body)
     for one in served:
         undisturbed = one.is_priced and one.status == 200 and one.is_ended and not one.harms
-        if undisturbed and bodies.get(one.request_id) != b"".join(one.written):
+        if undisturbed and b"".join(one.written) not in bodies[one.request_id]:
             yield f"{one.request_id} was answered without trouble and nobody got it"
 
 
@@ -166,3 +188,14 @@ def _one_answer_per_payment(served: list[Served], heard: list[Heard]) -> Iterato
     for payment_hash, answers in bodies.items():
         if len(answers) > 1:
             yield f"payment {payment_hash.hex()[:16]} bought {len(answers)} different answers"
+
+
+def _one_answer_per_name(heard: list[Heard]) -> Iterator[str]:
+    """However often a named request was answered, the bytes were the same."""
+    bodies: dict[tuple[str, str], set[bytes]] = defaultdict(set)
+    for one in heard:
+        if one.name is not None and one.is_answer:
+            bodies[one.name].add(one.body)
+    for (_, name), answers in bodies.items():
+        if len(answers) > 1:
+            yield f"{name} bought {len(answers)} different answers"

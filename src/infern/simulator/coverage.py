@@ -18,6 +18,7 @@ FAULTS: Final = (
     "rpc.unheard.get_payment",
     "rpc.unheard.new_invoice",
     "rpc.unheard.get_invoice",
+    "rpc.unheard.list_channels",
     "event.lost",
     "ledger.away",
     "ledger.slow",
@@ -46,6 +47,11 @@ OUTCOMES: Final = (
     "journal.payment_failed",
     "journal.unredeemed",
     "journal.redeemed_elsewhere",
+    "journal.held",
+    "journal.settling",
+    "journal.returning",
+    "user.withdrawal.settled",
+    "user.error.hold_unavailable",
 )
 
 

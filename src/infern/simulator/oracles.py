@@ -18,13 +18,15 @@ from infern.core.f402.credential import key_digest
 from infern.core.f402.receipt import Receipt
 from infern.core.f402.server import ServerState
 from infern.core.ledger.books import violations as ledger_violations
+from infern.core.ledger.lock import GIVEN_BACK, LockState
 from infern.core.ledger.records import TopupState
-from infern.devnet.fiber import Network, Node
+from infern.devnet.fiber import Network
 from infern.devnet.fiber import violations as network_violations
 from infern.devnet.fiber.node import InvoiceStatus
-from infern.devnet.fiber.session import AttemptStatus, PaymentStatus, Session
+from infern.devnet.fiber.session import AttemptStatus, Session
 from infern.simulator.answers import answer_complaints
 from infern.simulator.consumer import Consumer
+from infern.simulator.payouts import payout_complaints, successes
 from infern.simulator.seller import SellerHost
 from infern.simulator.storage import SellerDisk
 from infern.simulator.users import Heard
@@ -67,6 +69,7 @@ async def complaints(evidence: Evidence) -> list[str]:
         found += [f"{seller.name}: {text}" for text in await _books(seller)]
         found += [f"{seller.name}: {text}" for text in _payments(seller)]
         found += [f"{seller.name}: {text}" for text in _receipts(seller)]
+        found += [f"{seller.name}: {text}" for text in payout_complaints(seller)]
         found += [f"{seller.name}: {text}" for text in answer_complaints(seller, served, heard)]
     return found
 
@@ -81,10 +84,10 @@ def _channels(evidence: Evidence) -> Iterator[str]:
     network = evidence.network
     expected = dict(evidence.funds)
     names = {node.pubkey: node.name for node in network.nodes.values()}
-    for consumer in evidence.consumers:
-        for session in successes(consumer.node).values():
+    for payer in (*(c.node for c in evidence.consumers), *(s.node for s in evidence.sellers)):
+        for session in successes(payer).values():
             (attempt,) = (a for a in session.attempts if a.status is AttemptStatus.SUCCESS)
-            expected[consumer.node.name] -= session.request.amount + session.fee
+            expected[payer.name] -= session.request.amount + session.fee
             amounts = [hop.amount_received for hop in attempt.hops]
             for at, pubkey in enumerate(attempt.nodes[1:]):
                 kept = amounts[at] - (amounts[at + 1] if at + 1 < len(amounts) else 0)
@@ -134,9 +137,14 @@ def _payments(seller: SellerHost) -> Iterator[str]:
         if invoice.status is InvoiceStatus.PAID
     }
     deposits = dict(db.execute("SELECT payment_hash, amount FROM deposits").fetchall())
+    locks = dict(db.execute("SELECT payment_hash, state FROM locks").fetchall())
+    for payment_hash in locks.keys() & paid.keys():
+        if locks[payment_hash] != LockState.SETTLED:
+            yield f"payment {_short(payment_hash)} arrived and its lock is {locks[payment_hash]}"
+    given_back = {h for h, state in locks.items() if state in GIVEN_BACK}
     for payment_hash in paid.keys() - deposits.keys():
         yield f"payment {_short(payment_hash)} arrived and was never credited"
-    for payment_hash in deposits.keys() - paid.keys():
+    for payment_hash in deposits.keys() - paid.keys() - given_back:
         yield f"payment {_short(payment_hash)} was credited and never arrived"
     for payment_hash in paid.keys() & deposits.keys():
         if paid[payment_hash] != deposits[payment_hash]:
@@ -152,6 +160,10 @@ def _payments(seller: SellerHost) -> Iterator[str]:
     )
     for payment_hash in deposits:
         state = claims.get(payment_hash)
+        if payment_hash in given_back:
+            if state != ServerState.CANCELLED:
+                yield f"payment {_short(payment_hash)} went back and its claim is {state}"
+            continue
         ends = [
             state == ServerState.DELIVERED and receipts[payment_hash] == 1,
             state == ServerState.CREDITED and receipts[payment_hash] == 0,
@@ -195,15 +207,6 @@ def _receipts(seller: SellerHost) -> Iterator[str]:
         last[tab_id] = receipt
 
 
-def successes(node: Node) -> dict[bytes, Session]:
-    """The payments of a node that succeeded, by hash."""
-    return {
-        payment_hash: session
-        for payment_hash, session in node.sessions.items()
-        if session.status is PaymentStatus.SUCCESS
-    }
-
-
 def _consumer(consumer: Consumer) -> Iterator[str]:
     """The journal says of every payment what the node says; nothing paid is written off."""
     journal = SqliteJournal(consumer.directory, synchronous="OFF")
@@ -244,10 +247,22 @@ def _share(consumer: Consumer, seller: SellerHost) -> Iterator[str]:
             " JOIN claims USING (tab_id) WHERE payment_hash = ?",
             payment_hash,
         )
+        accounted += _sum(
+            db,
+            "SELECT p.amount + p.fee FROM payouts p JOIN claims c USING (tab_id)"
+            " WHERE p.state = 'settled' AND c.payment_hash = ?",
+            payment_hash,
+        )
     for digest in digests:
         accounted += _sum(
             db,
             "SELECT deposited - refunded FROM tabs JOIN keys USING (tab_id) WHERE key_digest = ?",
+            digest,
+        )
+        accounted += _sum(
+            db,
+            "SELECT amount + fee FROM payouts JOIN keys USING (tab_id)"
+            " WHERE state = 'settled' AND key_digest = ?",
             digest,
         )
     if accounted != sum(paid.values()):

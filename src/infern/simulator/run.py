@@ -24,7 +24,8 @@ from infern.simulator.consumer import Consumer
 from infern.simulator.fiber import RESERVE_SHANNON, build_network
 from infern.simulator.host import Host
 from infern.simulator.loop import VirtualLoop, numbered_scopes
-from infern.simulator.oracles import Evidence, complaints, funds_of, successes
+from infern.simulator.oracles import Evidence, complaints, funds_of
+from infern.simulator.payouts import successes
 from infern.simulator.process import ProcessDied, on_resumption
 from infern.simulator.seller import SellerHost
 from infern.simulator.settle import settling
@@ -34,7 +35,7 @@ from infern.simulator.wire import Internet
 from infern.simulator.world import World
 
 REST_S: Final = 30.0
-MAX_TOPUP_WAIT_S: Final = 1_200
+MAX_WAIT_S: Final = 1_200
 
 
 class Violation(AssertionError):
@@ -180,19 +181,27 @@ class Stage:
             host.spare()
         heal_nodes(self.network)
         await anyio.sleep(REST_S)
+        await self._settle()
+        for _ in range(0, MAX_WAIT_S, int(REST_S)):
+            if not any(_unfinished(seller) for seller in self.sellers):
+                break
+            await anyio.sleep(REST_S)
+        # What sellers could not send out has come back to its payment meanwhile.
+        await self._settle()
+        await anyio.sleep(REST_S)
+
+    async def _settle(self) -> None:
         for consumer in self.consumers:
             users = [user for user in self.users if user.consumer is consumer]
             await settling(consumer, users[0]).settle()
-        for _ in range(0, MAX_TOPUP_WAIT_S, int(REST_S)):
-            if not any(_open_topups(seller) for seller in self.sellers):
-                break
-            await anyio.sleep(REST_S)
-        await anyio.sleep(REST_S)
 
 
-def _open_topups(seller: SellerHost) -> int:
+def _unfinished(seller: SellerHost) -> int:
+    """Rows that the seller still looks after by itself."""
     (count,) = seller.disk.connection.execute(
-        "SELECT count(*) FROM topups WHERE state = 'open'"
+        "SELECT (SELECT count(*) FROM topups WHERE state = 'open')"
+        " + (SELECT count(*) FROM locks WHERE ended_ms IS NULL)"
+        " + (SELECT count(*) FROM payouts WHERE ended_ms IS NULL)"
     ).fetchone()
     return int(count)
 

@@ -17,6 +17,8 @@ from infern.client.receipts import ReceiptLog
 from infern.core.errors import InfernError, JsonValue, ProtocolError, RemoteProtocolError
 from infern.core.f402.credential import proof_header
 from infern.core.f402.offer import parse_offer
+from infern.core.fiber.rpc import NewInvoice
+from infern.core.units import Network
 from infern.core.wire.strict_json import dumps, loads_object
 from infern.simulator.consumer import Consumer, Crashed, GaveUp, Purse
 from infern.simulator.seller import MODEL
@@ -27,6 +29,7 @@ MAX_TURNS: Final = 6
 SDK_RETRIES: Final = 2
 PAUSES_S: Final = (0.0, 0.2, 1.0, 5.0, 20.0)
 ABSENCE_S: Final = 1_100.0
+INVOICE_S: Final = 600
 TOPUPS: Final = (10_000, 50_000, 1_000_000)
 
 
@@ -41,9 +44,11 @@ class Heard:
         body: What came of it.
         is_whole: It ended properly.
         receipt: What the client's check of its receipt found; empty without a check.
+        name: Of the request, with the key it names it for; None without either.
     """
 
     origin: str
+    name: tuple[str, str] | None = None
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -74,6 +79,10 @@ class Need:
     body: bytes
     is_keyed: bool = False
     is_stock: bool = False
+    name: str = ""
+    """The `Idempotency-Key` of every try; empty leaves it to the client."""
+    more: Mapping[str, str] = field(default_factory=dict)
+    """Headers that say how it is paid."""
     is_answered: bool = False
     is_lost: bool = False
     """The seller says that it was answered before, and to nobody it was."""
@@ -144,6 +153,49 @@ class User:
         need.is_keyed = True
         await self.attempt(partial(self.fund, need.origin, self.dice.choice(TOPUPS)))
         await self.satisfy(need)
+
+    async def named(self) -> None:
+        """The same with a name of one's own, kept through all tries and lives of the program."""
+        need = self.new_need()
+        need.is_keyed = True
+        need.name = f"name {self.name} {self.dice.randrange(10**9)}"
+        await self.attempt(partial(self.fund, need.origin, self.dice.choice(TOPUPS)))
+        await self.satisfy(need)
+        if self.dice.random() < 0.5:
+            need.is_answered = False
+            await self.satisfy(need)
+
+    async def hold(self) -> None:
+        """Ask for something and pay when it is delivered."""
+        need = self.new_need()
+        need.more = {"F402-Mode": "hold", **self._refund()}
+        need.is_stock = self.dice.random() < 0.4
+        await self.satisfy(need)
+
+    async def refund(self) -> None:
+        """Pay by itself and have the rest sent back."""
+        need = self.new_need()
+        need.more = {"F402-Refund-To": self.consumer.node.pubkey.hex()}
+        await self.satisfy(need)
+
+    async def withdraw(self) -> None:
+        """Take money out; ask again with the same name until it is known what came of it."""
+        origin = self.dice.choice(self.consumer.origins)
+        await self.attempt(partial(self.fund, origin, self.dice.choice(TOPUPS)))
+        amount = self.dice.choice((None, 10_000, 30_000))
+        name = f"withdrawal-{self.dice.randrange(10**9):012}"
+        invoice = None
+        if amount is not None and self.dice.random() < 0.4:
+            invoice = await self.attempt(partial(_invoice_of, amount))
+        for _ in range(MAX_TURNS):
+            if await self.attempt(partial(self._take_out, origin, amount, name, invoice)):
+                return
+            await self.pause()
+
+    def _refund(self) -> dict[str, str]:
+        if self.dice.random() < 0.5:
+            return {}
+        return {"F402-Refund-To": self.consumer.node.pubkey.hex()}
 
     async def topup(self) -> None:
         """Put money on the key."""
@@ -260,7 +312,9 @@ class User:
         """Send a need's bytes; a stock SDK repeats by itself."""
         client = purse.clients[need.origin]
         sender = {"paying": client.http_client, "stock": purse.stock, "poor": purse.poor}[how]
-        named = {"content-type": "application/json", **headers}
+        named = {"content-type": "application/json", **need.more, **headers}
+        if need.name:
+            named["idempotency-key"] = need.name
         if need.is_keyed:
             if not client.f402.use_stored_key():
                 await client.f402.create_key()
@@ -287,7 +341,8 @@ class User:
         headers: Mapping[str, str],
         log: ReceiptLog,
     ) -> Heard:
-        heard = Heard(origin=need.origin)
+        name = (headers.get("authorization", ""), need.name) if need.name else None
+        heard = Heard(origin=need.origin, name=name)
         self.heard.append(heard)
         leaves_after = self.dice.randrange(4) if self._leaves() else None
         url = need.origin + CHAT
@@ -336,11 +391,31 @@ class User:
         for redeemed in await purse.clients[origin].f402.redeem():
             self.world.note(self.name, "user.redeemed", str(redeemed.credited))
 
+    async def _take_out(
+        self, origin: str, amount: int | None, name: str, invoice: str | None, purse: Purse
+    ) -> bool:
+        """True when it is over."""
+        api = purse.clients[origin].f402
+        await self.known_key(origin, purse)
+        asked = None if invoice is not None else amount
+        done = await api.withdraw(asked, invoice=invoice, withdrawal_id=name)
+        self.world.note(self.name, f"user.withdrawal.{done.state}")
+        return not done.is_open
+
     async def _look(self, origin: str, purse: Purse) -> None:
         api = purse.clients[origin].f402
         if api.use_stored_key():
             await api.balance()
             await api.receipts(limit=3)
+
+
+async def _invoice_of(amount: int, purse: Purse) -> str:
+    """An invoice of the consumer's own node."""
+    assert purse.wallet.node is not None
+    call = NewInvoice(
+        amount=amount, network=Network.DEV, description="taken out", expiry_s=INVOICE_S
+    )
+    return (await purse.wallet.node.call(call)).invoice_text
 
 
 def _sdk_repeats(heard: Heard) -> bool:
@@ -357,6 +432,10 @@ ACTIONS: Final[Mapping[str, tuple[Callable[[User], Awaitable[None]], int]]] = {
     "twins": (User.twins, 2),
     "again": (User.again, 3),
     "keyed": (User.keyed, 5),
+    "named": (User.named, 3),
+    "hold": (User.hold, 6),
+    "refund": (User.refund, 2),
+    "withdraw": (User.withdraw, 3),
     "topup": (User.topup, 2),
     "redeem": (User.redeem, 2),
     "unpaid": (User.unpaid, 2),
