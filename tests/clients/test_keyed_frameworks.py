@@ -3,9 +3,9 @@
 All their retries are at their defaults. Whatever fails on the way: who has an answer was charged
 for one, who has none for none, and an error that money or a better key would mend is not retried.
 
-A request that was lost on its way costs nothing. One whose answer was lost is charged, and the SDK's
-own retry is given the same answer for it. A stream that broke off is its caller's to ask for again,
-which is another request then: neither of the three names its requests.
+A request that was lost on its way costs nothing. One whose answer was lost is charged, and the
+SDK's own retry is given the same answer for it. A stream that broke off is its caller's to ask for
+again, which is another request then: none of the three names its requests.
 """
 
 import asyncio

@@ -343,7 +343,8 @@ def redeem(
 ) -> Steps[Redeemed | None]:
     """Move what a payment has left at the seller to the account's key.
 
-    Returns None for a payment of unknown outcome of which the node says now that it failed.
+    Returns None for a payment of unknown outcome of which the node says now that it failed, and for
+    a top-up, of which nothing but that is to be learned here.
 
     Args:
         attempt: A payment of a request: at stake and owned by the caller, or answered. Of a
@@ -362,6 +363,8 @@ def redeem(
             attempt = yield from resume_payment(held, attempt, wallet)
         except (PaymentFailed, NoRoute):
             return None
+    if attempt.kind is AttemptKind.TOPUP:
+        return None  # paid after all: it is credited by itself, and `topup` sees to it
     if attempt.state is ClientState.PROVING:
         attempt = yield from step(held, attempt, ClientEvent.SELLER_FAILED, clock)
     if attempt.is_at_stake:

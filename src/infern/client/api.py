@@ -21,7 +21,9 @@ from infern.core.errors import RemoteProtocolError
 from infern.core.f402.checks import CLOCK_SKEW_S
 from infern.core.f402.client import ClientState
 from infern.core.f402.credential import KEY_PREFIX
+from infern.core.fiber.invoice import decode_invoice
 from infern.core.ids import Pubkey
+from infern.ports import SignatureVerifier
 
 if TYPE_CHECKING:
     from infern.client.openai import AsyncInfern, Infern
@@ -108,9 +110,9 @@ class _Shared:
             row
             for row in self._wallet.journal.attempts(limit=MAX_REDEEMED * 10)
             if row.origin == origin
-            and row.kind is AttemptKind.REQUEST
+            and (row.kind is AttemptKind.REQUEST or row.state is ClientState.PAYING)
             and row.redeem_until_s + CREDIT_S > now_s
-            and _may_have_left(row, now_s)
+            and _may_have_left(row, now_s, self._wallet.verifier)
         ]
         # What nobody may know the outcome of is last: it must not keep the others waiting.
         return sorted(rows, key=lambda row: (row.state is ClientState.PAYING, not row.is_at_stake))[
@@ -144,14 +146,16 @@ class _Shared:
         return self._client.receipt_log.of(request_id)
 
 
-def _may_have_left(row: Attempt, now_s: int) -> bool:
+def _may_have_left(row: Attempt, now_s: int, verifier: SignatureVerifier) -> bool:
     """Whether a payment may have something left at its seller.
 
     One of unknown outcome counts when its invoice is over: then the node can only say what became
-    of it, and no repeated request will, once the proof is worth nothing any more.
+    of it, and no repeated request will, once the proof is worth nothing any more. The same goes for
+    a top-up: the seller may have forgotten the key it was for, and then nobody asks again.
     """
     if row.state is ClientState.PAYING:
-        return row.offer().challenge.expires_at_s + CLOCK_SKEW_S < now_s
+        expires_ms = decode_invoice(row.invoice, verifier).expires_at_ms
+        return expires_ms is not None and expires_ms // 1000 + CLOCK_SKEW_S < now_s
     return row.state in _REDEEMABLE
 
 

@@ -20,6 +20,7 @@ from infern.core.f402.receipt import (
     parse_receipt,
     response_root,
 )
+from infern.core.ledger.lock import LockState
 from infern.simulator.seller import SellerHost
 from infern.simulator.users import Heard
 from infern.simulator.wire import Served
@@ -43,6 +44,7 @@ def answer_complaints(
     rows = seller.disk.connection.execute("SELECT request_id, packed FROM receipts").fetchall()
     receipts = {request_id: Receipt.unpack(packed) for request_id, packed in rows}
     yield from _charged_is_delivered(receipts, mine)
+    yield from _taken_is_delivered(seller, mine)
     yield from _delivered_is_charged(seller, receipts, mine)
     yield from _undisturbed_is_heard(mine, got)
     yield from _receipts_heard(seller, receipts, got)
@@ -79,6 +81,19 @@ def _charged_is_delivered(receipts: dict[str, Receipt], served: list[Served]) ->
         if any(o.status == 503 and b'"money":"unknown"' in b"".join(o.written) for o in given):
             continue  # the ledger did not say in time, and the consumer was told so
         yield from _covered(request_id, receipt, given)
+
+
+def _taken_is_delivered(seller: SellerHost, served: list[Served]) -> Iterator[str]:
+    """A payment in hold mode was taken for something that some connection was handed."""
+    handed = {one.request_id for one in served if one.status == 200}
+    rows = seller.disk.connection.execute(
+        "SELECT request_id FROM receipts JOIN locks USING (payment_hash)"
+        " WHERE state = ? AND receipts.charged > 0",
+        (LockState.SETTLED,),
+    )
+    for (request_id,) in rows:
+        if request_id not in handed:
+            yield f"{request_id} was taken in hold mode and nobody was handed anything"
 
 
 def _covered(request_id: str, receipt: Receipt, given: list[Served]) -> Iterator[str]:

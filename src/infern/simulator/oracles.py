@@ -18,6 +18,7 @@ from infern.core.f402.credential import key_digest
 from infern.core.f402.receipt import Receipt
 from infern.core.f402.server import ServerState
 from infern.core.ledger.books import violations as ledger_violations
+from infern.core.ledger.hold import HoldState
 from infern.core.ledger.lock import GIVEN_BACK, LockState
 from infern.core.ledger.records import TopupState
 from infern.devnet.fiber import Network
@@ -186,13 +187,14 @@ def _receipts(seller: SellerHost) -> Iterator[str]:
     db = seller.disk.connection
     last: dict[str, Receipt] = {}
     rows = db.execute(
-        "SELECT r.tab_id, r.seq, r.packed, r.charged, r.remainder, h.state, h.charged, h.amount"
-        " FROM receipts r JOIN holds h USING (hold_id) ORDER BY r.tab_id, r.seq"
+        "SELECT r.tab_id, r.seq, r.packed, r.charged, r.remainder, h.state, h.charged, h.amount,"
+        " l.state FROM receipts r JOIN holds h USING (hold_id)"
+        " LEFT JOIN locks l ON l.payment_hash = r.payment_hash ORDER BY r.tab_id, r.seq"
     ).fetchall()
     (count,) = db.execute("SELECT count(*) FROM receipts").fetchone()
     if count != len(rows):
         yield "a receipt has no hold"
-    for tab_id, seq, packed, charged, remainder, state, captured, ceiling in rows:
+    for tab_id, seq, packed, charged, remainder, state, captured, ceiling, lock in rows:
         receipt = Receipt.unpack(packed)
         before = last.get(tab_id)
         expected = bytes(32) if before is None else before.digest
@@ -200,7 +202,8 @@ def _receipts(seller: SellerHost) -> Iterator[str]:
             0 if before is None else before.seq + 1
         ):
             yield f"receipt {seq} of {tab_id} is not chained to the one before"
-        if not receipt.charged == charged == captured or state != "captured":
+        should = HoldState.VOIDED if lock in GIVEN_BACK else HoldState.CAPTURED
+        if not receipt.charged == charged == captured or state != should:
             yield f"receipt {seq} of {tab_id} charges something else than was booked"
         if charged + remainder != ceiling:
             yield f"receipt {seq} of {tab_id}: {charged} and {remainder} are not {ceiling}"

@@ -47,6 +47,8 @@ class Settling(User):
         self.world.note(self.name, f"settle.{row.kind.value}.{row.state.value}")
         if row.kind is AttemptKind.TOPUP:
             await self.attempt(partial(self._finish_topup, row))
+            if row.state is ClientState.PAYING:
+                await self.attempt(partial(self.redeem_all, row.origin))
         elif row.redeem_until_s > self.world.now_ms // 1_000 + GRACE_S and (
             row.state is ClientState.PAYING or self.dice.random() < 0.5
         ):

@@ -30,6 +30,7 @@ SDK_RETRIES: Final = 2
 PAUSES_S: Final = (0.0, 0.2, 1.0, 5.0, 20.0)
 ABSENCE_S: Final = 1_100.0
 INVOICE_S: Final = 600
+KEPT_S: Final = 150.0
 TOPUPS: Final = (10_000, 50_000, 1_000_000)
 
 
@@ -162,7 +163,8 @@ class User:
         await self.attempt(partial(self.fund, need.origin, self.dice.choice(TOPUPS)))
         await self.satisfy(need)
         if self.dice.random() < 0.5:
-            need.is_answered = False
+            # Once more, when the answer may not be kept any longer.
+            await anyio.sleep(self.dice.choice((1.0, KEPT_S)))
             await self.satisfy(need)
 
     async def hold(self) -> None:
@@ -433,9 +435,9 @@ ACTIONS: Final[Mapping[str, tuple[Callable[[User], Awaitable[None]], int]]] = {
     "again": (User.again, 3),
     "keyed": (User.keyed, 5),
     "named": (User.named, 3),
-    "hold": (User.hold, 6),
-    "refund": (User.refund, 2),
-    "withdraw": (User.withdraw, 3),
+    "hold": (User.hold, 8),
+    "refund": (User.refund, 4),
+    "withdraw": (User.withdraw, 5),
     "topup": (User.topup, 2),
     "redeem": (User.redeem, 2),
     "unpaid": (User.unpaid, 2),

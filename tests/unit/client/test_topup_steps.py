@@ -2,14 +2,22 @@
 
 from dataclasses import replace
 
+import httpx2
 import pytest
 
 from infern.client import account as steps
 from infern.client.account import Account
 from infern.client.drive import SyncDriver, leave
 from infern.client.effects import Fetch, Reply, WireBroken
+from infern.client.openai import Infern
 from infern.client.paying import Held
-from infern.core.errors import BudgetExceeded, InfernError, Money, PaymentError
+from infern.core.errors import (
+    BudgetExceeded,
+    InfernError,
+    Money,
+    PaymentError,
+    PaymentOutcomeUnknown,
+)
 from infern.core.f402.digest import topup_description
 from infern.core.fiber.invoice import (
     Description,
@@ -23,10 +31,12 @@ from infern.core.fiber.invoice import (
     encode_invoice,
     sign_invoice,
 )
+from infern.core.fiber.types import PaymentStatus
 from infern.core.ids import PaymentHash
 from infern.core.units import Network
 from infern.core.wire import strict_json
 from infern.testing.offers import FINAL_EXPIRY_DELTA_MS, UDT, with_attribute, without_attribute
+from infern.testing.scripted_node import Send
 
 KEY = "inf_sk_" + "k" * 43
 KEY_ID = "key_1"
@@ -267,3 +277,31 @@ def test_money_needs_https_or_loopback(world, bank):
 def test_a_key_is_needed(world, bank):
     account = Account(base_url="https://router.test/v1")
     assert refused(bank, world, account=account).code == "invalid_api_key"
+
+
+class Unreachable(httpx2.BaseTransport):
+    def handle_request(self, request):
+        raise AssertionError("the seller was asked")
+
+
+@pytest.mark.parametrize(
+    ("status", "state"),
+    [(PaymentStatus.FAILED, "payment_failed"), (PaymentStatus.SUCCESS, "paid")],
+)
+def test_what_became_of_a_top_up_is_learned_without_the_seller(world, bank, status, state):
+    """Which may have forgotten the key by then; but only when the invoice can be paid no more."""
+    world.node.plan.append(Send.STUCK)
+    wallet = world.wallet()
+    with pytest.raises(PaymentOutcomeUnknown):
+        topup(bank, wallet)
+    world.node.settle(bank.orders[0].payment_hash, status)
+    client = Infern(base_url=ACCOUNT.base_url, wallet=wallet, api_key=KEY, transport=Unreachable())
+    assert client.f402.redeem() == []
+    assert world.states() == ["paying"]
+    world.clock.ms += 3_700_000
+    assert client.f402.redeem() == []
+    assert world.states() == [state]
+    if status is PaymentStatus.SUCCESS:
+        assert topup(bank, wallet).amount == AMOUNT
+        assert world.states() == ["delivered"]
+    assert len(bank.orders) == 1
