@@ -6,7 +6,7 @@ what an unmodified SDK shows its user.
 """
 
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
 import httpx2
@@ -18,7 +18,13 @@ from infern.client.wallet import MAX_ERROR_BYTES
 from infern.core.errors import InfernError, RemoteProtocolError
 from infern.core.f402.challenge import Mode
 from infern.core.f402.checks import origin_of
-from infern.core.f402.credential import ATTEMPT_HEADER, KEY_PREFIX, MPP_HEADER, PROOF_HEADER
+from infern.core.f402.credential import (
+    ATTEMPT_HEADER,
+    KEY_PREFIX,
+    LEAVE_HEADER,
+    MPP_HEADER,
+    PROOF_HEADER,
+)
 from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import PAYMENT_SCHEME
 from infern.core.f402.offer import MODE_HEADER, PAYMENT_REQUIRED_HEADER
@@ -32,6 +38,9 @@ OFFER_HEADERS: Final = (PAYMENT_REQUIRED_HEADER, "WWW-Authenticate")
 """What clients above us would pay."""
 MAX_PLAIN_BYTES: Final = 1024 * 1024
 """Of a plain answer that is read before it is passed on: more than sellers keep to give again."""
+SDK_NAME_PREFIX: Final = "stainless-python-retry-"
+"""Of the names that the OpenAI SDK makes."""
+NOTHING_MORE: Final[Mapping[str, str]] = {}
 RETRY_COUNT_HEADER: Final = "x-stainless-retry-count"
 _F402_PATH: Final = "/f402/"
 
@@ -76,18 +85,26 @@ def has_key(request: httpx2.Request) -> bool:
     return scheme.lower() == "bearer" and value.strip().startswith(KEY_PREFIX)
 
 
-def name_request(request: httpx2.Request) -> None:
-    """Give a request with a prepaid key a name: it is charged once however often it is sent.
+def naming(request: httpx2.Request) -> Mapping[str, str]:
+    """Headers that name a request with a prepaid key: it is charged once however often it is sent.
 
-    Not where the client above names it, or counts its retries: its next try would have another
-    name, and the seller would take that for another request.
+    None where the client above counts its retries and names nothing: its next try would have
+    another name here, and the seller would take that for another request. A name that is made here
+    or by the SDK is good for repeating at once; nobody comes back with it later.
     """
-    if has_key(request) and not ({ATTEMPT_HEADER, RETRY_COUNT_HEADER} & request.headers.keys()):
-        request.headers[ATTEMPT_HEADER] = f"infern-{secrets.token_hex(16)}"
+    name = request.headers.get(ATTEMPT_HEADER)
+    if not has_key(request) or (name is None and RETRY_COUNT_HEADER in request.headers):
+        return {}
+    if name is None:
+        return {ATTEMPT_HEADER: f"infern-{secrets.token_hex(16)}", LEAVE_HEADER: "stop"}
+    is_made = name.startswith(SDK_NAME_PREFIX) and LEAVE_HEADER not in request.headers
+    return {LEAVE_HEADER: "stop"} if is_made else {}
 
 
-def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
-    """The order for a request whose body has been read."""
+def order_of(
+    request: httpx2.Request, body: bytes, *, can_pay: bool, more: Mapping[str, str] = NOTHING_MORE
+) -> Order:
+    """The order for a request whose body has been read; `more` headers will be added to it."""
     origin, target = origin_of(str(request.url)), request.url.raw_path.decode("ascii")
     return Order(
         origin=origin,
@@ -97,7 +114,7 @@ def order_of(request: httpx2.Request, body: bytes, *, can_pay: bool) -> Order:
         target=target,
         body=body,
         is_keyed=has_key(request),
-        is_named=ATTEMPT_HEADER in request.headers,
+        is_named=ATTEMPT_HEADER in request.headers or ATTEMPT_HEADER in more,
         refund_to=_refund_asked(request),
         mode=_mode_asked(request),
     )
@@ -135,8 +152,10 @@ def dress(request: httpx2.Request, todo: Ask) -> None:
         request.headers[MODE_HEADER] = Mode.HOLD.value
 
 
-def copy_for(request: httpx2.Request, body: bytes, todo: Ask) -> httpx2.Request:
-    """A fresh request with the same bytes, for one ask."""
+def copy_for(
+    request: httpx2.Request, body: bytes, todo: Ask, more: Mapping[str, str] = NOTHING_MORE
+) -> httpx2.Request:
+    """A fresh request with the same bytes and more headers, for one ask."""
     copy = httpx2.Request(
         request.method,
         request.url,
@@ -144,6 +163,7 @@ def copy_for(request: httpx2.Request, body: bytes, todo: Ask) -> httpx2.Request:
         content=body,
         extensions=request.extensions,
     )
+    copy.headers.update(more)
     dress(copy, todo)
     return copy
 

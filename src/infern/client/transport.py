@@ -23,7 +23,7 @@ from infern.client.messages import (
     has_key,
     is_payable,
     mark_final,
-    name_request,
+    naming,
     order_of,
     outward,
     read_reply,
@@ -146,9 +146,9 @@ class F402Transport(_Paying, httpx2.BaseTransport):
         """
         if not is_payable(request):
             return self._inner.handle_request(request)
-        name_request(request)
+        more = naming(request)
         body = request.read()
-        order = order_of(request, body, can_pay=self.wallet.sync_node is not None)
+        order = order_of(request, body, can_pay=self.wallet.sync_node is not None, more=more)
         if self._must_learn(request, order):
             self._learn()
         exchange = Exchange(order, self.wallet)
@@ -160,7 +160,7 @@ class F402Transport(_Paying, httpx2.BaseTransport):
                 if response is not None:
                     response.close()
                 response, reply = self._send(
-                    copy_for(request, body, todo), wants_whole=order.can_repeat(todo)
+                    copy_for(request, body, todo, more), wants_whole=order.can_repeat(todo)
                 )
                 todo = driver.answer(reply)
             response = _last(response)
@@ -229,9 +229,9 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
         """Send a request, paying for it when it has a price; raises as the sync twin."""
         if not is_payable(request):
             return await self._inner.handle_async_request(request)
-        name_request(request)
+        more = naming(request)
         body = await request.aread()
-        order = order_of(request, body, can_pay=self.wallet.node is not None)
+        order = order_of(request, body, can_pay=self.wallet.node is not None, more=more)
         if self._must_learn(request, order):
             await self._learn()
         exchange = Exchange(order, self.wallet)
@@ -243,7 +243,7 @@ class AsyncF402Transport(_Paying, httpx2.AsyncBaseTransport):
                 if response is not None:
                     await response.aclose()
                 response, reply = await self._send(
-                    copy_for(request, body, todo), wants_whole=order.can_repeat(todo)
+                    copy_for(request, body, todo, more), wants_whole=order.can_repeat(todo)
                 )
                 todo = await driver.answer(reply)
             response = _last(response)

@@ -47,7 +47,15 @@ PAID_PATHS: Final = frozenset(
 MODELS_PATH: Final = "/v1/models"
 MAX_TARGET_CHARS: Final = 2_048
 PASSED_ON: Final = frozenset(
-    {"accept", "content-type", "idempotency-key", "user-agent", "f402-max-amount", "f402-mode"}
+    {
+        "accept",
+        "content-type",
+        "idempotency-key",
+        "user-agent",
+        "f402-max-amount",
+        "f402-mode",
+        "f402-on-leave",
+    }
 )
 PASSED_ON_PREFIXES: Final = ("x-stainless-", "infern-")
 PASSED_BACK: Final = frozenset(

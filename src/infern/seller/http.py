@@ -24,7 +24,7 @@ MAX_HEADERS: Final = 100
 MAX_TARGET_BYTES: Final = 2048
 SINGLE_HEADERS: Final = frozenset(
     {"authorization", "payment-signature", "payment-authorization", "content-encoding"}
-    | {"idempotency-key", "f402-max-amount", "f402-mode", "f402-refund-to"}
+    | {"idempotency-key", "f402-max-amount", "f402-mode", "f402-on-leave", "f402-refund-to"}
 )
 """Headers that decide about money must not come twice: two parsers could pick different ones."""
 

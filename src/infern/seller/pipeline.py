@@ -25,6 +25,7 @@ from infern.core.f402.credential import (
     Proof,
     parse_attempt,
     parse_credential,
+    stops_on_leave,
 )
 from infern.core.f402.digest import request_digest
 from infern.core.f402.mpp import (
@@ -261,6 +262,7 @@ class Pipeline:
             digest=digest,
             tab_id=key.tab_id,
             attempt=parse_attempt(headers),
+            stops=stops_on_leave(headers),
             retry=retry_count(headers),
             is_stream=order.request.stream,
         )

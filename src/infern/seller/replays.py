@@ -37,6 +37,7 @@ class Need:
         is_lock: That payment is in hold mode: money only once somebody was given the answer.
         tab_id: The tab of the key that is debited; None for a proof.
         attempt: 32 bytes from the `Idempotency-Key` beside such a key.
+        stops: It is given up soon when nobody reads, although it is named.
         retry: A Stainless client's count of repetitions; None from other clients.
     """
 
@@ -46,6 +47,7 @@ class Need:
     is_lock: bool = False
     tab_id: TabId | None = None
     attempt: bytes | None = None
+    stops: bool = False
     retry: int | None = None
 
     @property
@@ -56,6 +58,11 @@ class Need:
         if self.tab_id is not None and self.attempt is not None:
             return self.tab_id, self.attempt
         return None
+
+    @property
+    def runs_on(self) -> bool:
+        """True when it is made to its end although nobody reads: it can be had afterwards."""
+        return self.name is not None and not self.is_lock and not self.stops
 
     @property
     def may_come_again(self) -> bool:
@@ -149,7 +156,7 @@ class Replays:
             shelf=self,
             limit_bytes=limits.replay_bytes if can_keep else 0,
             # What could not be had afterwards is not made for nobody; a lock just goes back.
-            runs_on=need.name is not None and not need.is_lock and limits.replay_s > 0,
+            runs_on=need.runs_on and limits.replay_s > 0,
             linger_ms=limits.linger_ms if can_keep else 0,
         )
         if can_keep:

@@ -3,6 +3,7 @@
 Against a live provider over the embedded Fiber network; the fault is in the connection to it.
 """
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from enum import Enum
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from infern.client.auth import F402Auth
 from infern.client.receipts import ReceiptStatus
+from infern.client.transport import F402Transport
 from infern.client.wallet import Wallet
 from infern.core.f402.client import ClientState
 from infern.core.units import Network
@@ -253,3 +255,42 @@ async def test_the_proxy_asks_again_for_who_has_no_name_for_it(
     (name,) = set(wire.names)
     assert name == "mine" if headers else name is not None
     assert int(books_of(live, made.api_key)["spent"]) == int(wire.paid[0].headers["f402-cost"])
+
+
+def test_who_stops_a_stream_pays_for_what_was_sent(
+    live: Any, wallet: Wallet, ask: dict[str, Any]
+) -> None:
+    """Although the request has a name, by which it could be had whole."""
+    long = {**ask, "stream": True, "max_tokens": 200}
+    costs = []
+    for reads_all in (True, False):
+        key = live.funded_key(FUNDS)
+        with Infern(base_url=live.base_url, wallet=wallet, api_key=key) as client:
+            stream = client.chat.completions.create(**long)
+            for at, _ in enumerate(stream):
+                if not reads_all and at == 2:
+                    break
+            stream.close()
+        for _ in range(200):
+            books = books_of(live, key)
+            if books["held"] == "0":
+                break
+            time.sleep(0.05)
+        costs.append(int(books["spent"]))
+    assert 0 < costs[1] < costs[0]
+
+
+def test_one_request_object_sent_twice_is_two_requests(
+    live: Any, wallet: Wallet, ask: dict[str, Any]
+) -> None:
+    key = live.funded_key(FUNDS)
+    wire = Losing()
+    with httpx2.Client(transport=F402Transport(wire, wallet)) as http:
+        headers = {"authorization": f"Bearer {key}"}
+        request = http.build_request(
+            "POST", f"{live.base_url}/chat/completions", json=ask, headers=headers
+        )
+        assert [http.send(request).status_code for _ in range(2)] == [200, 200]
+    assert len(set(wire.names)) == 2
+    costs = [int(one.headers["f402-cost"]) for one in wire.paid]
+    assert int(books_of(live, key)["spent"]) == sum(costs)

@@ -32,6 +32,7 @@ from infern.core.wire.strict_json import Json, JsonObject
 
 PROOF_HEADER: Final = "payment-signature"
 ATTEMPT_HEADER: Final = "idempotency-key"
+LEAVE_HEADER: Final = "f402-on-leave"
 MAX_ATTEMPT_CHARS: Final = 255
 MPP_HEADER: Final = CREDENTIAL_HEADER.lower()
 KEY_PREFIX: Final = "inf_sk_"
@@ -115,6 +116,21 @@ def parse_credential(headers: Mapping[str, str]) -> Credential:
     elif payments:
         proof = _parse_mpp(payments[0])
     return Credential(proof=proof, key=_own_key(scheme, value.strip()))
+
+
+def stops_on_leave(headers: Mapping[str, str]) -> bool:
+    """Whether the answer to a named request is given up soon when nobody reads it any more.
+
+    Without the header it is made to its end and charged, because who has the name can fetch it. A
+    client that names requests only to repeat them at once wants to pay for what it read.
+
+    Raises:
+        RemoteProtocolError: Neither `stop` nor `finish`; unmoved.
+    """
+    wish = headers.get(LEAVE_HEADER, "finish")
+    if wish not in {"stop", "finish"}:
+        raise RemoteProtocolError("F402-On-Leave is stop or finish")
+    return wish == "stop"
 
 
 def parse_attempt(headers: Mapping[str, str]) -> bytes | None:
