@@ -5,6 +5,7 @@ Numbers are those of `docs/abuse-cases.md`.
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -13,6 +14,7 @@ import pytest
 from infern.adapters.secp256k1 import CoincurveVerifier
 from infern.client.auth import F402Auth
 from infern.client.budget import Budget
+from infern.client.wallet import PayMode
 from infern.core.f402.challenge import Mode, peek_token
 from infern.core.f402.digest import invoice_description, request_digest
 from infern.core.f402.offer import Offer
@@ -25,9 +27,11 @@ from infern.core.fiber.invoice import (
     decode_invoice,
     payee_of,
 )
+from infern.core.fiber.types import PaymentStatus
 from infern.core.market.price import Price
 from infern.core.units import Network
 from infern.testing.offers import BODY, TARGET, TERMS, honest_invoice, offer_with, with_attribute
+from infern.testing.scripted_node import Send
 from infern.testing.scripted_seller import Turn
 
 YEAR_S = 366 * 86_400
@@ -165,6 +169,32 @@ def test_abuse_35_who_takes_and_does_not_deliver_leaves_what_it_signed(
     client_world.seller.turns.extend([turn] * 1_000)
     for _ in range(3):
         assert ask(client_world).status_code >= 400
+    assert_signed_evidence(client_world)
+
+
+def test_abuse_35_who_takes_a_held_payment_and_does_not_deliver_leaves_it_too(
+    client_world: Any,
+) -> None:
+    """In hold mode the payee settles first and refuses then."""
+    world, respond = client_world, client_world.seller.respond
+    world.node.plan.append(Send.STUCK)
+
+    def take(request: Any) -> Any:
+        for payment_hash, record in list(world.node.payments.items()):
+            if record.status is PaymentStatus.INFLIGHT:
+                world.node.settle(payment_hash, PaymentStatus.SUCCESS)
+        return respond(request)
+
+    world.transport.seller = SimpleNamespace(respond=take)
+    world.seller.turns.extend([Turn.BAD_REQUEST] * 1_000)
+    for _ in range(3):
+        assert ask(world, mode=PayMode.HOLD).status_code >= 400
+    assert len(world.node.sends) == 1
+    assert_signed_evidence(world)
+
+
+def assert_signed_evidence(client_world: Any) -> None:
+    """What the journal still has after the program has ended."""
     client_world.close()
     assert len(client_world.node.paid) == 1
     client_world.wallet()  # a new process reads the same file
