@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, settings
 
 from infern.cli.demo_world import DemoWorld, demo_world
 from infern.core.fiber.pay import PayInvoice
@@ -19,6 +20,9 @@ from infern.testing.one_address import ONE_ADDRESS_LIMITS
 
 PAY_TIMEOUT_MS = 20_000
 START_TIMEOUT_S = 90
+# A busy machine is no failure: Hypothesis's own limits are of wall time.
+settings.register_profile("infern", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("infern")
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ class World:
     amount=st.integers(1, 450 * CKB),
     fees=st.tuples(*[st.integers(0, 5_000)] * 4),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_a_payment_moves_exactly_its_amount_and_fees_or_nothing(
     payer: str, payee: str, amount: int, fees: tuple[int, ...]
 ) -> None:
@@ -293,7 +293,6 @@ def test_the_accounts_survive_anything() -> None:
         settings=settings(
             max_examples=60,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

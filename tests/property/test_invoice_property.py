@@ -98,7 +98,6 @@ def check_decode(text: str) -> None:
 
 
 @given(invoices())
-@settings(deadline=None)
 def test_invoices_survive(invoice: Invoice) -> None:
     signed = sign_invoice(invoice, NODE)
     for value in (invoice, signed):
@@ -114,7 +113,6 @@ def test_invoices_survive(invoice: Invoice) -> None:
 
 
 @given(invoices())
-@settings(deadline=None)
 def test_the_json_view_survives_but_for_unnamed_feature_bits(invoice: Invoice) -> None:
     signed = sign_invoice(invoice, NODE)
     view = invoice_to_json(signed)
@@ -131,13 +129,11 @@ def test_the_json_view_survives_but_for_unnamed_feature_bits(invoice: Invoice) -
 
 @given(st.text() | st.text(alphabet="fibdt1qpzry9x8ꬠ \n\ud800", max_size=300))
 @example("fibd1" + "q" * 110)
-@settings(deadline=None)
 def test_any_text(text: str) -> None:
     check_decode(text)
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(deadline=None)
 def test_texts_with_changed_characters(text: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(text) - 1))
     char = data.draw(st.characters())
@@ -145,7 +141,7 @@ def test_texts_with_changed_characters(text: str, data: st.DataObject) -> None:
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_changed_values_with_a_good_checksum(text: str, data: st.DataObject) -> None:
     opened = bech32.decode(text, max_chars=10_000)
     values = bytearray(opened.values)
@@ -158,7 +154,7 @@ def test_changed_values_with_a_good_checksum(text: str, data: st.DataObject) -> 
 
 
 @given(st.sampled_from(TEXTS), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_changed_payloads_with_a_good_signature(text: str, data: st.DataObject) -> None:
     opened = bech32.decode(text, max_chars=10_000)
     marker, values = opened.values[:1], opened.values[1:]
@@ -188,13 +184,12 @@ SKEWED = st.lists(st.sampled_from([0, 0, 0, 1, 32, 255]), max_size=600).map(byte
 
 
 @given(st.binary(max_size=600) | SKEWED)
-@settings(deadline=None)
 def test_coded_data_survives(data: bytes) -> None:
     assert decompress(compress(data), max_bytes=LIMIT) == data
 
 
 @given(st.binary(max_size=60), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_coded_data_has_one_form(seed: bytes, data: st.DataObject) -> None:
     coded = bytearray(data.draw(st.sampled_from([seed, compress(seed)])))
     if coded and data.draw(st.booleans()):
