@@ -8,9 +8,9 @@ pays, and a request it cannot cover is paid by itself if the budget allows. Ever
 the OpenAI SDK's. Local refusals are raised as they are (`BudgetExceeded`, `PaymentFailed`,
 `PaymentOutcomeUnknown`, ...), answers of the seller as `openai.APIStatusError`.
 
-Each request has an `Idempotency-Key`. Where a plain answer is lost, the transport asks for it once
-more with the same proof or the same name, which costs nothing. So the SDK's own retries are off by
-default.
+Each request has an `Idempotency-Key`. Where a plain answer is lost, the transport asks for it again
+with the same proof or the same name, which costs nothing, as often as the wallet's patience allows
+and not after a time-out. So the SDK's own retries are off by default.
 """
 
 from collections.abc import Mapping
